@@ -1,0 +1,32 @@
+# From a fresh clone with Python 3.11: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Two threads at most: the demo's models are too small for more, and results then agree between machines of any size.
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test lint table clean
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/neurons compare demo-digits --out runs/demo/digits --resume auto
+	$(BIN)/neurons compare demo-listops --out runs/demo/listops --resume auto
+
+test: $(VENV)/ready lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+table: $(VENV)/ready  # the README's results, from results/
+	$(BIN)/python -m baselines.readme_table
+
+clean:
+	rm -rf $(VENV) runs build dist

@@ -1,0 +1,267 @@
+"""Models x rules x seeds on one task at one budget: runs them, gathers what they say."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from baselines import measure
+from baselines.config import Grid, Resolved
+from baselines.experiment import floors, load_task, run, setup, threads
+from baselines.match import match as match_budget
+from baselines.report import write
+from baselines.rows import Result, make_row, pairs, requirement, sides, verdict, warnings
+from learning.files import json_text, write_atomic
+from neurons.errors import RunError, UsageError
+from neurons.model import Attention
+
+SCALING_LENGTHS = (4096, 8192, 16384, 32768)
+Finished = list[tuple[Resolved, Result | None]]
+
+
+def compare(
+    grid: Grid,
+    *,
+    out: Path,
+    match: str = "steps",
+    minutes: float | None = None,
+    require: Sequence[str] = (),
+    jobs: int = 1,
+    resume: bool = False,
+    progress: bool = False,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Train every run of ``grid`` under ``out``; write ``compare.json`` and ``report.html`` there; return the document.
+
+    ``jobs`` runs train side by side, each with its share of the threads. Finished runs are kept, so an interrupted
+    comparison goes on where it stopped with ``resume``. A run that fails (settling that diverges, say) leaves its reason in
+    the row and does not stop the others.
+    """
+    for text in require:
+        sides(text, grid.labels)
+    if out.exists() and any(out.iterdir()) and not resume:
+        raise RunError(f"'{out}' is not empty. Continue it with --resume auto, or choose another --out")
+    supported, reasons = _supported(grid)
+    runs, budget = _budgeted(supported, out, match, minutes, resume)
+    share = runs[0].config["threads"] or max(1, (os.cpu_count() or 1) // jobs)
+    floor_values = floors(runs[0].config)
+    finished, failures = _train(runs, out, share, jobs, resume, progress)
+    scaling = _attention_scaling(runs, share)
+    table = [
+        make_row(label, finished, reasons.get(label) or failures.get(label), scaling.get(label.split(" / ")[0]))
+        for label in grid.labels
+    ]
+    task, data, split_hash = load_task(runs[0].config)
+    task_block = {"name": task.name, "protocol": data.protocol, "split_hash": split_hash, "data_source": data.source}
+    document = _document(task_block, table, finished, floor_values) | {
+        "budget": budget,
+        "seeds": list(grid.seeds),
+        "primary": {"name": task.primary, "higher_is_better": task.higher_is_better},
+        "requirements": [requirement(text, table) for text in require],
+        "recipe": grid.recipe,
+        "command": command,
+    }
+    document["env"] |= {"jobs": jobs, "threads": share}
+    return _published(document, out)
+
+
+def gather(run_dirs: Sequence[Path]) -> dict[str, Any]:
+    """A comparison document from finished runs of one task and split, without training anything."""
+    finished: Finished = []
+    for run_dir in run_dirs:
+        try:
+            result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+            config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+            label = f"{result['model']['name']} / {result['rule']['name']}"
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(f"'{run_dir}' is no finished run (no result.json). Try: neurons runs list") from error
+        finished.append((Resolved(config, {}, label), result))
+    results = [result for _, result in finished if result is not None]
+    if len({result["task"]["split_hash"] for result in results}) != 1:
+        raise UsageError("these runs saw different splits: a report compares runs of one task and split")
+    first = results[0]
+    labels = list(dict.fromkeys(one.label for one, _ in finished))
+    table = [make_row(label, finished) for label in labels]
+    task_block = {key: first["task"][key] for key in ("name", "protocol", "split_hash", "data_source")}
+    document = _document(task_block, table, finished, first["floors"]) | {
+        "budget": {"match": "none", "value": None, "unit": "gathered runs"},
+        "seeds": sorted({result["seed"] for result in results}),
+        "primary": {key: first["primary"][key] for key in ("name", "higher_is_better")},
+        "requirements": [],
+        "recipe": None,
+        "command": None,
+    }
+    document["verdict"] = verdict(document)
+    return document
+
+
+def load_compare(path: Path) -> dict[str, Any]:
+    """``compare.json`` of a comparison's folder, or that file itself."""
+    file = path / "compare.json" if path.is_dir() else path
+    try:
+        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"'{path}' holds no readable compare.json. Try: neurons compare --task digits") from error
+    if document.get("kind") != "compare":
+        raise UsageError(f"'{file}' is not a comparison (kind {document.get('kind')!r})")
+    return document
+
+
+def _document(
+    task: dict[str, Any], table: list[dict[str, Any]], finished: Finished, floor_values: dict[str, float]
+) -> dict[str, Any]:
+    results = [result for _, result in finished if result is not None]
+    if not results:
+        raise RunError("no run finished: " + "; ".join(dict.fromkeys(row["unsupported"] or "" for row in table)))
+    curves: dict[str, list[dict[str, Any]]] = {row["label"]: [] for row in table}
+    for one, result in finished:
+        if result is not None:
+            points = [
+                {"step": point["step"], "seconds": point["seconds"], "loss": point["loss"], "value": point["primary"]}
+                for point in result["curve"]
+                if point["split"] == "held_out"
+            ]
+            curves[one.label].append({"seed": result["seed"], "points": points})
+    return {
+        "schema": 1,
+        "kind": "compare",
+        "task": task,
+        "rows": table,
+        "floors": floor_values,
+        "pairs": pairs(table),
+        "warnings": warnings(table, floor_values, results, min((row["n"] for row in table if row["n"]), default=0)),
+        "curves": curves,
+        "results": [
+            {k: v for k, v in result.items() if k not in {"predictions", "curve", "env"}} for result in results
+        ],
+        "env": dict(results[0]["env"]),
+    }
+
+
+def _published(document: dict[str, Any], out: Path) -> dict[str, Any]:
+    document["verdict"] = verdict(document)
+    write_atomic(out / "compare.json", (json_text(document, indent=1) + "\n").encode())
+    write(document, out / "report.html")
+    return document
+
+
+def _supported(grid: Grid) -> tuple[list[Resolved], dict[str, str]]:
+    """The runs whose rule can train their model, and the reason for each label that cannot."""
+    reasons: dict[str, str | None] = {}
+    for one in grid.runs:
+        if one.label not in reasons:
+            made = setup(one.config, check=False)
+            reasons[one.label] = made.rule.supports(made.model)
+    supported = [one for one in grid.runs if reasons[one.label] is None]
+    told = {label: reason for label, reason in reasons.items() if reason is not None}
+    if not supported:
+        raise UsageError("nothing to compare: " + "; ".join(told.values()))
+    return supported, told
+
+
+def _budgeted(
+    runs: list[Resolved], out: Path, how: str, minutes: float | None, resume: bool
+) -> tuple[list[Resolved], dict[str, Any]]:
+    """Matched runs; a resumed comparison takes the budget that it wrote down the first time."""
+    kept = out / "budget.json"
+    asked = [one.config for one in runs]
+    if resume and kept.exists():
+        saved = json.loads(kept.read_text())
+        if saved["asked"] != json.loads(json_text(asked)):
+            raise UsageError(f"'{out}' holds another comparison. Repeat its command, or choose another --out")
+        again = zip(runs, saved["configs"], strict=True)
+        return [Resolved(config, one.origin, one.label, one.control) for one, config in again], saved["budget"]
+    with threads(runs[0].config["threads"]):
+        matched, budget = match_budget(runs, load_task(runs[0].config)[1], how, minutes)
+    text = json_text({"budget": budget, "asked": asked, "configs": [one.config for one in matched]})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot create '{out}': {error.strerror}. Choose another folder with --out DIR") from error
+    write_atomic(kept, text.encode())
+    return matched, budget
+
+
+def _folder(out: Path, one: Resolved) -> Path:
+    model, rule = one.label.replace(":", "-").replace("=", "-").split(" / ")
+    return out / "runs" / f"{model}-{rule}-s{one.config['seed']}"
+
+
+def _train(
+    runs: list[Resolved], out: Path, share: int, jobs: int, resume: bool, progress: bool
+) -> tuple[Finished, dict[str, str]]:
+    """Every run with its result (None if it failed), in order, and the failures by label."""
+    for one in runs:
+        one.config["threads"] = share
+    collected: dict[int, Result | RunError] = {}
+    if jobs == 1:
+        for number, one in enumerate(runs):
+            if progress:
+                print(f"[{number + 1}/{len(runs)}] {one.label}, seed {one.config['seed']}", file=sys.stderr, flush=True)
+            collected[number] = _job(one.config, str(_folder(out, one)), resume, progress)
+    else:
+        # spawned, so that the processes share nothing; they keep the caller's order, so the table fills row by row
+        with ProcessPoolExecutor(max_workers=jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            futures = {
+                pool.submit(_job, one.config, str(_folder(out, one)), resume, False): number
+                for number, one in enumerate(runs)
+            }
+            with tqdm(total=len(futures), unit="run", disable=not progress, file=sys.stderr) as bar:
+                try:
+                    while futures:
+                        for future in [future for future in futures if future.done()]:
+                            number = futures.pop(future)
+                            collected[number] = future.result()
+                            bar.update()
+                            bar.write(_told(runs[number], collected[number]), file=sys.stderr)
+                        time.sleep(0.05)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+    failures: dict[str, str] = {}
+    finished: Finished = []
+    for number, one in enumerate(runs):
+        result = collected[number]
+        if isinstance(result, RunError):
+            failures.setdefault(one.label, f"seed {one.config['seed']} failed: {result}")
+        finished.append((one, None if isinstance(result, RunError) else result))
+    return finished, failures
+
+
+def _job(config: dict[str, Any], out: str, resume: bool, progress: bool) -> Result | RunError:
+    try:
+        return run(config, out=Path(out), resume=resume, progress=progress)
+    except RunError as error:
+        return error
+
+
+def _told(one: Resolved, result: Result | RunError) -> str:
+    where = f"{one.label}, seed {one.config['seed']}"
+    if isinstance(result, RunError):
+        return f"{where}: failed: {result}"
+    return f"{where}: {result['primary']['name']} {result['primary']['value']:.4f}, {result['train']['seconds']:.0f} s"
+
+
+def _attention_scaling(runs: list[Resolved], share: int) -> dict[str, dict[str, Any] | None]:
+    """Cost exponent of each model's attention in the sequence's length, measured once per model."""
+    found: dict[str, dict[str, Any] | None] = {}
+    with threads(share):
+        for one in runs:
+            name = one.label.split(" / ")[0]
+            if name not in found:
+                model = setup(one.config).model
+                mixers = [module for module in model.modules() if isinstance(module, Attention)]
+                found[name] = None
+                if mixers:
+                    width = getattr(model, model.width_option)
+                    found[name] = measure.attention_scaling(mixers[0], width=width, lengths=SCALING_LENGTHS)
+    return found

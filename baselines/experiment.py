@@ -1,0 +1,346 @@
+"""The one place where task, model, rule and strategy meet: set up, run, evaluate."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from baselines import FLOORS, STRATEGIES
+from baselines import measure
+from baselines.config import Resolved
+from learning import RULES
+from learning.checkpoint import load_weights
+from learning.precision import Precision, autocast, resolve_device
+from learning.rule import Rule
+from learning.rules.probe import gradient_cosine
+from learning.run import RunDirectory
+from learning.seeds import seed_everything
+from learning.trainer import FitReport, Trainer
+from neurons import MODELS
+from neurons.errors import UsageError
+from neurons.model import Model
+from tasks import TASKS
+from tasks.batches import BatchStream, evaluation_batches
+from tasks.cache import cached_bytes, key
+from tasks.metrics import accuracy, chance
+from tasks.task import Split, Task, TaskData
+
+EVALUATION_BATCH = 64
+PROBE_BATCHES = 4
+
+
+@dataclass
+class Setup:
+    """What a configuration builds."""
+
+    task: Task
+    data: TaskData
+    model: Model
+    rule: Rule
+    strategy: Any
+    trainer: Trainer
+    stream: BatchStream
+    device: torch.device
+
+
+@cache
+def _load(name: str, options: str, data_dir: str | None) -> tuple[Task, TaskData, str]:
+    task = TASKS.build(name, **json.loads(options))
+    data = task.load(data_dir)
+    return task, data, data.split_hash
+
+
+def load_task(config: dict[str, Any]) -> tuple[Task, TaskData, str]:
+    """The configured task, its data and their hash; loaded once per process."""
+    task = config["task"]
+    return _load(task["name"], json.dumps(task["options"], sort_keys=True), config["data_dir"])
+
+
+def setup(config: dict[str, Any], *, check: bool = True) -> Setup:
+    """Model, rule, strategy, trainer and batches of ``config``, seeded; UsageError if the rule cannot train the model
+    (unless ``check`` is off)."""
+    task, data, _ = load_task(config)
+    seed_everything(config["seed"])
+    device = resolve_device(config["device"])
+    model = MODELS.build(config["model"]["name"], input=data.input, output=data.output, **config["model"]["options"])
+    rule = RULES.build(config["rule"]["name"], **config["rule"]["options"])
+    reason = rule.supports(model)
+    if check and reason is not None:
+        raise UsageError(f"rule '{rule.name}' cannot train model '{model.name}': {reason}")
+    model.to(device)
+    strategy = STRATEGIES.build(config["strategy"]["name"], **config["strategy"]["options"])
+    trainer = Trainer(**config["trainer"])
+    stream = BatchStream(data.train, data.input, batch_size=trainer.batch_size, seed=config["seed"])
+    return Setup(task, data, model, rule, strategy, trainer, stream, device)
+
+
+def predict(
+    model: Model, split: Split, data: TaskData, device: torch.device, precision: Precision
+) -> tuple[np.ndarray, float]:
+    """Predicted labels of ``split`` in its own order, and the mean cross-entropy."""
+    answers = np.zeros(len(split), dtype=np.int64)
+    total, count = 0.0, 0
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), autocast(device, precision):
+        for indices, batch in evaluation_batches(split, data.input, EVALUATION_BATCH):
+            batch = batch.to(device)
+            logits = model(batch).float()
+            answers[indices] = logits.argmax(-1).cpu().numpy()
+            total += float(nn.functional.cross_entropy(logits, batch.y, reduction="sum"))
+            count += len(batch)
+    model.train(was_training)
+    return answers, total / max(count, 1)
+
+
+def score(made: Setup, split: Split, precision: Precision) -> tuple[dict[str, float], np.ndarray]:
+    """Metrics of ``split``, ``primary`` among them, and the predictions they come from."""
+    answers, loss = predict(made.model, split, made.data, made.device, precision)
+    value = accuracy(answers, split.labels)
+    return {"primary": value, made.task.primary: value, "loss": loss}, answers
+
+
+def floors(config: dict[str, Any]) -> dict[str, float]:
+    """Test accuracy of every trivial reader that the task names; fitted once per split hash and kept in the cache."""
+    task, data, split_hash = load_task(config)
+    found = {}
+    for name in task.floors:
+
+        def fitted(name: str = name) -> bytes:
+            floor = FLOORS.build(name).fit(data)
+            return json.dumps(accuracy(floor.predict(data.test), data.test.labels)).encode()
+
+        source = Path(FLOORS.get(name).__module__.replace(".", "/")).name
+        kept = cached_bytes(f"floor-{source}-{key(floor=name, version=1, split=split_hash)}.json", fitted)
+        found[name] = json.loads(kept)
+    return found
+
+
+def probe(made: Setup, batches: int = PROBE_BATCHES) -> dict[str, float]:
+    """Cosine of the rule's gradient to backpropagation's, mean over held-out batches; the rule's stationarity too."""
+    stream = BatchStream(made.data.held_out, made.data.input, batch_size=made.trainer.batch_size, seed=0)
+    found = [gradient_cosine(made.rule, made.model, stream.batch(i).to(made.device)) for i in range(batches)]
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Run with ``count`` torch threads, then as before."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run(
+    config: dict[str, Any], *, out: Path, resume: bool = False, progress: bool = False, minutes: float | None = None
+) -> dict[str, Any]:
+    """Train, select on held-out, touch the test split once, measure. Returns and writes ``result.json``.
+
+    ``minutes`` becomes a step count by calibration before step 0; schedules see steps only. A finished run is not run
+    again: with ``resume`` its result is returned.
+    """
+    with threads(config["threads"]):
+        if minutes is not None and not (resume and (out / "config.json").exists()):
+            config = calibrated(config, minutes)
+        elif minutes is not None:
+            config = json.loads((out / "config.json").read_text())
+        directory = RunDirectory.create(out, config, resume=resume)
+        if directory.result is not None and directory.status == "complete":
+            return directory.result
+        return _run(config, directory, resume, progress)
+
+
+def calibrated(config: dict[str, Any], minutes: float) -> dict[str, Any]:
+    """``config`` with as many steps as fit in ``minutes``, from the median of a few timed steps."""
+    from baselines.match import match
+
+    runs, _ = match([Resolved(config, {}, "run")], load_task(config)[1], "time", minutes)
+    return runs[0].config
+
+
+def _run(config: dict[str, Any], directory: RunDirectory, resume: bool, progress: bool) -> dict[str, Any]:
+    made = setup(config)
+    precision = config["precision"]
+    cosine_start = probe(made)
+
+    def evaluate_held_out(_: nn.Module) -> dict[str, float]:
+        return score(made, made.data.held_out, precision)[0]
+
+    fit = made.trainer.fit(
+        made.model,
+        made.rule,
+        made.stream.batch,
+        evaluate_held_out,
+        run=directory,
+        strategy=made.strategy,
+        seed=config["seed"],
+        device=str(made.device),
+        precision=precision,
+        higher_is_better=made.task.higher_is_better,
+        resume=resume,
+        progress=progress,
+    )
+    peak = measure.peak_memory_bytes(made.device)
+    held_out, _ = score(made, made.data.held_out, precision)
+    test, predictions = score(made, made.data.test, precision)
+    result = _result(config, made, fit, held_out, test, peak)
+    result["metrics"] |= {
+        "cosine_to_backprop_start": cosine_start["cosine"],
+        "cosine_to_backprop": probe(made)["cosine"],
+    }
+    result["predictions"] = predictions.tolist()
+    result["env"] = directory.environment
+    result["warnings"] = fit.warnings + warnings(result, made.data)
+    directory.write_result(result)
+    return result
+
+
+def _result(
+    config: dict[str, Any], made: Setup, fit: FitReport, held_out: dict[str, float], test: dict[str, float], peak: int
+) -> dict[str, Any]:
+    data, model = made.data, made.model
+    batch = made.stream.batch(0).to(made.device)
+    return {
+        "schema": 1,
+        "kind": "run",
+        "status": "complete",
+        "task": {
+            "name": made.task.name,
+            "protocol": data.protocol,
+            "split": "test",
+            "split_hash": data.split_hash,
+            "data_source": data.source,
+            "rows": {"train": len(data.train), "held_out": len(data.held_out), "test": len(data.test)},
+        },
+        "model": {"name": model.name, "parameters": model.parameter_counts(), "config": config["model"]["options"]},
+        "rule": {"name": made.rule.name, "local": made.rule.local, "config": config["rule"]["options"]},
+        "strategy": made.strategy.name,
+        "seed": config["seed"],
+        "world_size": 1,
+        "primary": {
+            "name": made.task.primary,
+            "value": test["primary"],
+            "higher_is_better": made.task.higher_is_better,
+        },
+        "metrics": {
+            "test_loss": test["loss"],
+            "held_out": held_out["primary"],
+            "held_out_loss": held_out["loss"],
+            "rule_passes": made.rule.step(model, batch).passes,
+            **{f"rule_{name}": value for name, value in fit.scalars.items()},
+        },
+        "floors": floors(config),
+        "budget": {"match": "steps", "value": made.trainer.steps},
+        "train": {
+            "seconds": fit.seconds,
+            "steps": fit.steps,
+            "samples_per_second": fit.samples_per_second,
+            "tokens_per_second": fit.tokens_per_second,
+            "best_step": fit.best_step,
+        },
+        "inference": measure.inference(model, batch),
+        "memory": {"peak_bytes": peak, "saved_activation_bytes": measure.saved_activation_bytes(model, batch)},
+        "cost": {"train_macs": fit.steps * macs_per_step(made), "inference_macs": measure.inference_macs(model, batch)},
+        "stopped_by": fit.stopped_by,
+        "curve": fit.curve,
+    }
+
+
+def warnings(result: dict[str, Any], data: TaskData) -> list[str]:
+    """What a reader must know before quoting the number: chance level, floors not reached."""
+    value, test = result["primary"]["value"], data.test.labels
+    found = []
+    level = chance(data.train.labels, test)
+    if value <= level + 1.96 * float(np.sqrt(level * (1 - level) / len(test))):
+        found.append(f"at chance level: {value:.3f} against {level:.3f} for the most frequent label")
+    below = [f"{name} {floor:.3f}" for name, floor in result["floors"].items() if value < floor]
+    if below:
+        found.append(f"below a floor: {value:.3f} against {', '.join(below)}")
+    return found
+
+
+def load_run(run_dir: Path) -> Setup:
+    """A finished run, rebuilt from its config with its selected weights."""
+    directory = RunDirectory(run_dir)
+    made = setup(directory.config)
+    load_weights(directory.weights, made.model)
+    return made
+
+
+def evaluate(run_dir: Path, split: Literal["test", "held_out"] = "test") -> dict[str, Any]:
+    """Metrics of a finished run on one of its splits."""
+    made = load_run(run_dir)
+    metrics, _ = score(made, getattr(made.data, split), RunDirectory(run_dir).config["precision"])
+    value = metrics.pop("primary")
+    primary = {"name": made.task.primary, "value": value, "higher_is_better": made.task.higher_is_better}
+    return {
+        "schema": 1,
+        "kind": "evaluation",
+        "run": str(run_dir),
+        "split": split,
+        "primary": primary,
+        "metrics": metrics,
+    }
+
+
+def macs_per_step(made: Setup, batches: int = 8) -> float:
+    """Multiply-accumulates of a training step, mean over batches spread evenly over the first epoch."""
+    places = np.linspace(0, made.stream.steps_per_epoch - 1, batches).round().astype(int)
+    found = [measure.training_macs(made.rule, made.model, made.stream.batch(int(i)).to(made.device)) for i in places]
+    return float(np.mean(found))
+
+
+def default_out(config: dict[str, Any]) -> Path:
+    """``runs/<task>/<model>-<rule>-s<seed>``, with a number behind it where that is taken."""
+    base = (
+        Path("runs") / config["task"]["name"] / f"{config['model']['name']}-{config['rule']['name']}-s{config['seed']}"
+    )
+    number, path = 2, base
+    while path.exists():
+        path = base.with_name(f"{base.name}-{number}")
+        number += 1
+    return path
+
+
+def plan(resolved: Resolved) -> dict[str, Any]:
+    """What a run would do, without training: values with their origin, parameters, shapes, memory, steps."""
+    config = resolved.config
+    made = setup(config)
+    batch = made.stream.batch(0).to(made.device)
+    context = made.model.context(batch)
+    shapes, x = [], batch.x
+    made.model.eval()
+    with torch.no_grad():
+        for index, stage in enumerate(made.model.stages):
+            x = stage(x, context)
+            shapes.append({"stage": index, "name": type(stage).__name__, "output_shape": list(x.shape)})
+    counts = made.model.parameter_counts()
+    weights = 4 * counts["total"]
+    memory = 4 * weights + measure.saved_activation_bytes(made.model, batch)
+    steps, per_epoch = config["trainer"]["steps"], made.stream.steps_per_epoch
+    return {
+        "schema": 1,
+        "kind": "plan",
+        "config": config,
+        "origin": resolved.origin,
+        "parameters": counts,
+        "stages": shapes,
+        "memory_bytes": memory,
+        "steps": steps,
+        "steps_per_epoch": per_epoch,
+        "epochs": steps / per_epoch,
+        "task": {"protocol": made.data.protocol, "data_source": made.data.source, "split_hash": made.data.split_hash},
+    }

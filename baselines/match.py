@@ -1,0 +1,113 @@
+"""Equal budgets: parameters by width, training FLOP or time by steps. Decided once, before step 0, and kept in the config."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from baselines.config import Resolved
+from baselines.experiment import macs_per_step, setup
+from neurons import MODELS
+from neurons.errors import UsageError
+from tasks.task import TaskData
+
+Budgeted = tuple[list[Resolved], dict[str, Any]]
+
+
+def match(runs: list[Resolved], data: TaskData, how: str, minutes: float | None) -> Budgeted:
+    """``runs`` with their widths or steps adjusted, and the budget that they now share.
+
+    steps: every run takes the steps it was configured with (they must agree). params: widths are chosen so that the
+    non-embedding parameters come nearest to the first model's. flops: the first run's training MACs buy the others'
+    steps. time: ``minutes`` (or the first run's expected time) buy everybody's steps, by interleaved calibration.
+    """
+    if how == "steps":
+        return runs, {"match": "steps", "value": runs[0].config["trainer"]["steps"], "unit": "steps"}
+    if how == "params":
+        return _by_parameters(runs, data)
+    if how == "flops":
+        return _by_macs(runs, data)
+    if how == "time":
+        return _by_time(runs, data, minutes)
+    raise UsageError(f"--match takes steps, params, flops or time, not '{how}'")
+
+
+def with_steps(run: Resolved, steps: int, origin: str) -> Resolved:
+    """``run`` with its number of steps replaced."""
+    config = copy.deepcopy(run.config)
+    config["trainer"]["steps"] = max(1, steps)
+    return replace(run, config=config, origin=run.origin | {"trainer.steps": origin})
+
+
+def _non_embedding(run: Resolved, data: TaskData, width: int | None = None) -> int:
+    model = run.config["model"]
+    options = dict(model["options"])
+    if width is not None:
+        options[MODELS.get(model["name"]).width_option] = width  # type: ignore[attr-defined]
+    with torch.device("meta"):
+        return MODELS.build(model["name"], input=data.input, output=data.output, **options).parameter_counts()[
+            "non_embedding"
+        ]
+
+
+def _by_parameters(runs: list[Resolved], data: TaskData) -> Budgeted:
+    target = _non_embedding(runs[0], data)
+    widths: dict[str, int] = {}
+    matched = []
+    for run in runs:
+        name = run.config["model"]["name"]
+        option = MODELS.get(name).width_option  # type: ignore[attr-defined]
+        key = run.label.split(" / ")[0]
+        if key not in widths:
+            widths[key] = _nearest_width(run, data, target, run.config["model"]["options"].get("heads") or 1)
+        config = copy.deepcopy(run.config)
+        config["model"]["options"][option] = widths[key]
+        matched.append(replace(run, config=config, origin=run.origin | {f"model.{option}": "matched parameters"}))
+    return matched, {"match": "params", "value": target, "unit": "non-embedding parameters"}
+
+
+def _nearest_width(run: Resolved, data: TaskData, target: int, heads: int) -> int:
+    """The width, a multiple of 4 and of the heads, whose parameter count is nearest to ``target``; counts grow with width."""
+    unit = heads if heads % 4 == 0 else 4 * heads
+    low, high = 1, 2
+    while _non_embedding(run, data, high * unit) < target and high * unit < 65_536:
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _non_embedding(run, data, middle * unit) <= target else (low, middle)
+    return min((low * unit, high * unit), key=lambda width: abs(_non_embedding(run, data, width) - target))
+
+
+def _first_of_each(runs: list[Resolved]) -> dict[str, Resolved]:
+    firsts: dict[str, Resolved] = {}
+    for run in runs:
+        firsts.setdefault(run.label, run)
+    return firsts
+
+
+def _by_macs(runs: list[Resolved], data: TaskData) -> Budgeted:
+    per_step = {label: macs_per_step(setup(run.config)) for label, run in _first_of_each(runs).items()}
+    budget = per_step[runs[0].label] * runs[0].config["trainer"]["steps"]
+    matched = [with_steps(run, round(budget / per_step[run.label]), "matched FLOP") for run in runs]
+    return matched, {"match": "flops", "value": 2 * budget, "unit": "training FLOP"}
+
+
+def _by_time(runs: list[Resolved], data: TaskData, minutes: float | None) -> Budgeted:
+    """Seconds per step as the median of interleaved rounds, so that a busy machine slows every run alike."""
+    made = {label: setup(run.config) for label, run in _first_of_each(runs).items()}
+    seconds: dict[str, list[float]] = {label: [] for label in made}
+    for i in range(8):
+        for label, one in made.items():
+            batch = one.stream.batch(i)
+            start = time.perf_counter()
+            one.rule.step(one.model, batch)
+            if i >= 2:
+                seconds[label].append(time.perf_counter() - start)
+    per_step = {label: sorted(times)[len(times) // 2] for label, times in seconds.items()}
+    budget = 60 * minutes if minutes else per_step[runs[0].label] * runs[0].config["trainer"]["steps"]
+    matched = [with_steps(run, int(budget / per_step[run.label]), "matched time") for run in runs]
+    return matched, {"match": "time", "value": budget, "unit": "training seconds"}

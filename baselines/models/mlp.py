@@ -1,0 +1,77 @@
+"""A multilayer perceptron over the whole flattened sample."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neurons import MODELS
+from neurons.errors import UsageError
+from neurons.model import Model
+from neurons.readouts import LabelReadout
+from neurons.specs import Context, InputSpec, OutputSpec, zero_masked
+
+
+class Flatten(nn.Module):
+    """The sample as one vector of ``input.length`` slots, zeros where there is nothing: (B, T, ...) -> (B, D)."""
+
+    def __init__(self, input: InputSpec, *, embedding: int, width: int) -> None:
+        super().__init__()
+        self.length = input.length
+        self.embed = nn.Embedding(input.size, embedding) if input.kind == "tokens" else None
+        self.linear = nn.Linear(input.length * (embedding if input.kind == "tokens" else input.size), width)
+        self.activation = nn.GELU()
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        rows = x if self.embed is None else self.embed(x)
+        missing = self.length - rows.shape[1]
+        if missing < 0:
+            raise UsageError(f"batch of {rows.shape[1]} steps, but the model holds {self.length}: raise input.length")
+        rows = F.pad(zero_masked(rows, context.mask), (0, 0, 0, missing))
+        return self.activation(self.linear(rows.flatten(1)))
+
+
+class Hidden(nn.Module):
+    """Dropout, linear, GELU: (B, D) -> (B, D)."""
+
+    def __init__(self, *, width: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, width)
+        self.activation = nn.GELU()
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self.activation(self.linear(self.dropout(x)))
+
+
+class VectorReadout(LabelReadout):
+    """The label readout for a state that has no token axis: (B, D) -> (B, C)."""
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self.linear(self.dropout(self.norm(x)))
+
+
+@MODELS.register("mlp")
+class MLP(Model):
+    """``layers`` GELU layers over the flattened sample; tokens enter as concatenated ``embedding``-wide vectors.
+
+    Padding and missing steps are zeros in ``input.length`` fixed slots. Labels only: it reads the whole sample at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        input: InputSpec,
+        output: OutputSpec,
+        width: int = 256,
+        layers: int = 2,
+        embedding: int = 16,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(input, output)
+        if output.kind != "label":
+            raise UsageError(f"model 'mlp' is not causal and cannot answer '{output.kind}'. Try: transformer")
+        self.width, self.layers, self.embedding, self.dropout = width, layers, embedding, dropout
+        hidden = [Hidden(width=width, dropout=dropout) for _ in range(layers - 1)]
+        readout = VectorReadout(width=width, classes=output.size, dropout=dropout)
+        self.stages = nn.ModuleList([Flatten(input, embedding=embedding, width=width), *hidden, readout])

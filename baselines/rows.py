@@ -1,0 +1,164 @@
+"""From results to what a comparison says: rows, paired differences, warnings, the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from baselines.config import Resolved
+from baselines.stats import mean_interval, paired_difference
+from neurons.errors import UsageError, nearest
+
+Result = dict[str, Any]
+Row = dict[str, Any]
+UNSETTLED = 0.1  # stationarity above which a settling rule's row carries a warning
+
+
+def make_row(
+    label: str,
+    runs: Sequence[tuple[Resolved, Result | None]],
+    reason: str | None = None,
+    scaling: dict[str, Any] | None = None,
+) -> Row:
+    """One line of the table: means over the seeds that finished. ``reason`` says why seeds, or all of them, did not."""
+    mine = [(one, result) for one, result in runs if one.label == label]
+    results = [result for _, result in mine if result is not None]
+    model, rule = label.split(" / ")
+    row: Row = {"label": label, "model": model, "rule": rule, "n": len(results)}
+    row |= {"unsupported": None, "failed": reason} if results else {"unsupported": reason, "failed": None}
+    if not results:
+        return row
+    values = [result["primary"]["value"] for result in results]
+    mean, low, high = mean_interval(values)
+    metrics = results[0]["metrics"]
+    return row | {
+        "rule_options": results[0]["rule"]["config"],
+        "control": mine[0][0].control,
+        "local": results[0]["rule"]["local"],
+        "seeds": [result["seed"] for result in results],
+        "value": {"mean": mean, "low": low, "high": high, "values": values},
+        "held_out": {"mean": _mean(results, "metrics", "held_out")},
+        "parameters": results[0]["model"]["parameters"],
+        "train": {
+            key: _mean(results, "train", key) for key in ("seconds", "steps", "samples_per_second", "tokens_per_second")
+        },
+        "inference": {key: _mean(results, "inference", key) for key in ("latency_ms", "samples_per_second")},
+        "memory": {
+            "peak_bytes": max(result["memory"]["peak_bytes"] for result in results),
+            "saved_activation_bytes": results[0]["memory"]["saved_activation_bytes"],
+        },
+        "cost": {key: _mean(results, "cost", key) for key in ("train_macs", "inference_macs")},
+        "attention_scaling": scaling,
+        "cosine_to_backprop": {
+            "start": _mean(results, "metrics", "cosine_to_backprop_start"),
+            "end": _mean(results, "metrics", "cosine_to_backprop"),
+        },
+        "stationarity": _mean(results, "metrics", "rule_stationarity") if "rule_stationarity" in metrics else None,
+        "passes": _mean(results, "metrics", "rule_passes"),
+    }
+
+
+def pairs(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Paired differences over shared seeds, between rows that share their model or their rule."""
+    ran = [row for row in rows if row["n"]]
+    return [
+        difference(a, b)
+        for i, a in enumerate(ran)
+        for b in ran[i + 1 :]
+        if (a["model"] == b["model"] or a["rule"] == b["rule"]) and set(a["seeds"]) & set(b["seeds"])
+    ]
+
+
+def difference(a: Row, b: Row) -> dict[str, Any]:
+    """Mean of a - b over the seeds both finished, with its t interval and p (null with one seed)."""
+    values = [dict(zip(row["seeds"], row["value"]["values"], strict=True)) for row in (a, b)]
+    shared = [seed for seed in a["seeds"] if seed in values[1]]
+    told = paired_difference([values[0][seed] for seed in shared], [values[1][seed] for seed in shared])
+    found = {"difference": told.mean, "low": told.low, "high": told.high, "n": len(shared), "p": told.p}
+    return {"a": a["label"], "b": b["label"], **found}
+
+
+def sides(text: str, labels: Sequence[str]) -> tuple[str, str]:
+    """The two rows of a requirement ``a > b``: whole labels, or the first row of a model or rule."""
+    left, greater, right = (part.strip() for part in text.partition(">"))
+    if not greater or not left or not right:
+        raise UsageError(f"--require takes 'a > b', not '{text}'")
+    names = []
+    for side in (left, right):
+        fits = [label for label in labels if side in (label, label.replace(" ", ""), *label.split(" / "))]
+        if not fits:
+            raise UsageError(f"--require: no row '{side}'.{nearest(side, labels)} Rows: {', '.join(labels)}")
+        names.append(fits[0])
+    return names[0], names[1]
+
+
+def requirement(text: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """Met when the lower bound of the paired difference is above 0; a row that did not run meets nothing."""
+    a, b = sides(text, [row["label"] for row in rows])
+    by_label = {row["label"]: row for row in rows}
+    told = {"difference": None, "low": None, "high": None}
+    if by_label[a]["n"] and by_label[b]["n"]:
+        told = {key: value for key, value in difference(by_label[a], by_label[b]).items() if key in told}
+    return {"expression": text, "met": told["low"] is not None and told["low"] > 0, **told}
+
+
+def warnings(rows: Sequence[Row], floors: dict[str, float], results: Sequence[Result], seeds: int) -> list[str]:
+    """What a reader must know before quoting the table."""
+    found = []
+    if seeds < 3:
+        found.append(f"{seeds} seed{'s' if seeds > 1 else ''}: fewer than 3, no interval to rely on")
+    for row in rows:
+        if trouble := row["unsupported"] or row["failed"]:
+            found.append(f"{row['label']}: {trouble}")
+        if not row["n"]:
+            continue
+        mean = row["value"]["mean"]
+        below = [f"{name} {value:.3f}" for name, value in floors.items() if mean < value]
+        if below:
+            found.append(f"{row['label']} ({mean:.3f}) is below a floor: {', '.join(below)}")
+        if row["stationarity"] is not None and row["stationarity"] > UNSETTLED:
+            found.append(f"{row['label']} did not settle: {row['stationarity']:.2f} of the driving error is left")
+    steps = {row["train"]["steps"] for row in rows if row["n"]}
+    if len(steps) > 1:
+        found.append(f"steps differ between rows: {min(steps):.0f} to {max(steps):.0f}")
+    chance = {text for result in results for text in result["warnings"] if text.startswith("at chance")}
+    return found + sorted(chance)
+
+
+def verdict(document: dict[str, Any]) -> str:
+    """One sentence with its interval: the first model against the next one, or its first two rules, or the mean alone.
+
+    A model speaks through its best rule on held-out data, so that the test split selects nothing; controls are out.
+    """
+    name, task = document["primary"]["name"], document["task"]["name"]
+    ran = [row for row in document["rows"] if row["n"] and not row["control"]]
+    if not ran:
+        return f"No run on {task} finished."
+    models = list(dict.fromkeys(row["model"] for row in ran))
+    groups = [[row for row in ran if row["model"] == model] for model in models[:2]]
+    if len(models) == 1:
+        groups = [[row] for row in ran[:2]]
+    a, *rest = (max(group, key=lambda row: row["held_out"]["mean"]) for group in groups)
+    if not rest or not set(a["seeds"]) & set(rest[0]["seeds"]):
+        return f"On {task}, {a['label']} reaches {100 * a['value']['mean']:.1f} % {name}."
+    b = rest[0]
+    told = difference(a, b)
+    gap = 100 * told["difference"]
+    if told["low"] is None:
+        mine, other = 100 * a["value"]["mean"], 100 * b["value"]["mean"]
+        return (
+            f"On {task}, {a['label']} reaches {mine:.1f} % and {b['label']} {other:.1f} %; one seed shows no interval."
+        )
+    if told["low"] > 0:
+        claim = f"{a['label']} is ahead of {b['label']} by {gap:.1f} points"
+    elif told["high"] < 0:
+        claim = f"{a['label']} is behind {b['label']} by {-gap:.1f} points"
+    else:
+        claim = f"{a['label']} and {b['label']} cannot be told apart ({gap:+.1f} points)"
+    return (
+        f"On {task}, {claim}, 95 % interval {100 * told['low']:+.1f} to {100 * told['high']:+.1f}, {told['n']} seeds."
+    )
+
+
+def _mean(results: Sequence[Result], section: str, key: str) -> float:
+    return float(sum(result[section][key] for result in results) / len(results))

@@ -1,0 +1,5 @@
+"""``python -m cli`` is ``neurons``."""
+
+from cli.main import main
+
+main()

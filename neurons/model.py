@@ -1,0 +1,89 @@
+"""A model is a chain of stages, ``stage(x, context) -> x``; the last one is the readout."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from neurons.specs import Batch, Context, InputSpec, Loss, OutputSpec
+
+
+class Readout(Protocol):
+    """A last stage: logits by call, and the loss of its own input."""
+
+    def __call__(self, x: Tensor, context: Context) -> Tensor: ...
+
+    def loss(self, x: Tensor, batch: Batch) -> Loss: ...
+
+
+class Attention(nn.Module):
+    """A mixer: (B, T, D) -> (B, T, D), zeros at masked positions.
+
+    Wiring arguments: ``width`` (D) and ``causal``. Everything else is an option of the subclass.
+    """
+
+    is_causal: bool = False
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        raise NotImplementedError("abstract: an attention defines forward(x, context)")
+
+
+class Model(nn.Module):
+    """Base of every model. A subclass builds ``self.stages`` from ``input`` and ``output``, options kept as attributes.
+
+    A stage is pure: same x, context and random state, same result; it returns zeros at masked positions.
+    """
+
+    name: ClassVar[str]
+    width_option: ClassVar[str] = "width"
+    stages: nn.ModuleList
+
+    def __init__(self, input: InputSpec, output: OutputSpec) -> None:
+        super().__init__()
+        self.input, self.output = input, output
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the answer at step t depends on steps <= t only."""
+        return self.output.kind == "token"
+
+    def context(self, batch: Batch) -> Context:
+        return Context(mask=batch.mask)
+
+    def forward(self, batch: Batch, context: Context | None = None) -> Tensor:
+        """Logits (B, C), or (B, T, V) for next-token outputs."""
+        context = context or self.context(batch)
+        x = batch.x
+        for stage in self.stages:
+            x = stage(x, context)
+        return x
+
+    def loss(self, batch: Batch, context: Context | None = None) -> Loss:
+        """The readout's loss on this batch; what backpropagation differentiates."""
+        context = context or self.context(batch)
+        x = batch.x
+        for stage in self.stages[:-1]:
+            x = stage(x, context)
+        return self.readout.loss(x, batch)
+
+    @property
+    def readout(self) -> Readout:
+        readout: Any = self.stages[-1]
+        return readout
+
+    def end_episode(self) -> None:
+        """The one place where slow state may change; most models have none."""
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Keys total, trainable, non_embedding (without nn.Embedding tables), attention, state_bytes (of buffers)."""
+        every = {id(p): p for p in self.parameters()}
+        tables = {id(p) for m in self.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        mixing = {id(p): p for m in self.modules() if isinstance(m, Attention) for p in m.parameters()}
+        return {
+            "total": sum(p.numel() for p in every.values()),
+            "trainable": sum(p.numel() for p in every.values() if p.requires_grad),
+            "non_embedding": sum(p.numel() for i, p in every.items() if i not in tables),
+            "attention": sum(p.numel() for p in mixing.values()),
+            "state_bytes": sum(b.numel() * b.element_size() for b in self.buffers()),
+        }

@@ -1,0 +1,81 @@
+"""Even, 2*pi-periodic kernels and their cosine series ``k(d) = sum_m c_m cos(m d)``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from neurons import KERNELS
+from neurons.errors import UsageError
+
+SAMPLES = 4096
+TOLERANCE = 1e-10  # of the summed tail: 64k tokens of it stay below 1e-6 of a single weight of one
+
+
+class Kernel:
+    """A coherence kernel: how strongly two oscillators interact, as a function of the cosine of their phase difference.
+
+    It is nonnegative and greatest at cosine 1. ``kappa`` is its concentration.
+    """
+
+    kappa: float
+
+    def __call__(self, cosine: Tensor) -> Tensor:
+        raise NotImplementedError("abstract: a kernel defines __call__(cosine)")
+
+
+@dataclass(frozen=True)
+class CosineSeries:
+    """A kernel with the coefficients c_0 .. c_M of its truncated cosine series and its value at zero, k(0)."""
+
+    kernel: Kernel
+    coefficients: tuple[float, ...]
+    peak: float
+
+    @property
+    def order(self) -> int:
+        return len(self.coefficients) - 1
+
+    def weights(self, like: Tensor) -> Tensor:
+        """The weight of every feature [1, Re z^1..z^M, Im z^1..z^M], (2M + 1,), in the type of ``like``."""
+        head, tail = self.coefficients[:1], self.coefficients[1:]
+        return torch.tensor([*head, *tail, *tail], dtype=like.dtype, device=like.device)
+
+
+def cosine_coefficients(kernel: Kernel) -> Tensor:
+    """c_0 .. c_2048 of ``kernel`` in float64, from a real FFT of 4096 samples of one period.
+
+    For von Mises these are ``c_0 = e^-kappa I_0(kappa)``, ``c_m = 2 e^-kappa I_m(kappa)`` (Jacobi-Anger expansion).
+    """
+    angle = torch.arange(SAMPLES, dtype=torch.float64) * (2 * math.pi / SAMPLES)
+    c = torch.fft.rfft(kernel(torch.cos(angle))).real / SAMPLES
+    c[1:-1] *= 2
+    return c.masked_fill_(c.abs() < 1e-16 * c.abs().max(), 0.0)
+
+
+@lru_cache(maxsize=64)
+def cosine_series(kernel: str = "von_mises", kappa: float = 4.0, order: int | None = None) -> CosineSeries:
+    """The series of a registered kernel.
+
+    ``order`` None takes the smallest M whose tail ``sum_{m>M} m |c_m|``, which bounds the errors of the kernel and of
+    its derivative, is at most TOLERANCE of k(0).
+
+    Raises UsageError for an unknown kernel, a kappa that is not positive and finite, an order below one or a kernel
+    that is too sharp for 4096 samples.
+    """
+    if not (kappa > 0 and math.isfinite(kappa)):
+        raise UsageError(f"kappa is a concentration above 0, not {kappa}. Try: kappa=4.0")
+    built: Kernel = KERNELS.build(kernel, kappa=float(kappa))
+    c = cosine_coefficients(built)
+    peak = float(built(torch.ones((), dtype=torch.float64)))
+    harmonics = torch.arange(len(c), dtype=torch.float64)
+    tail = (harmonics * c.abs()).flip(0).cumsum(0).flip(0)  # tail[m] = sum over m' >= m
+    if order is None:
+        order = max(1, int((tail > TOLERANCE * peak).sum()) - 1)
+    if not 1 <= order <= SAMPLES // 4:
+        raise UsageError(f"a series of order {order} is out of range (1 to {SAMPLES // 4}). Try: a smaller kappa")
+    return CosineSeries(built, tuple(c[: order + 1].tolist()), peak)

@@ -1,0 +1,68 @@
+"""Last stages: they turn hidden states into logits and know their loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neurons.specs import IGNORE, Batch, Context, Loss, OutputSpec, zero_masked
+
+
+class LabelReadout(nn.Module):
+    """Mean over the real tokens, layer norm, linear: (B, T, D) -> (B, C).
+
+    loss: cross-entropy summed over the batch; count = B.
+    """
+
+    def __init__(self, *, width: int, classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        if context.mask is None:
+            pooled = x.mean(1)
+        else:
+            count = context.mask.sum(1, keepdim=True).clamp_min(1)
+            pooled = zero_masked(x, context.mask).sum(1) / count
+        return self.linear(self.dropout(self.norm(pooled)))
+
+    def loss(self, x: Tensor, batch: Batch) -> Loss:
+        logits = self(x, Context(mask=batch.mask))
+        total = F.cross_entropy(logits.float(), batch.y, reduction="sum")
+        return Loss(total, total.detach(), len(batch))
+
+
+class TokenReadout(nn.Module):
+    """Layer norm, linear at every step: (B, T, D) -> (B, T, V).
+
+    loss: cross-entropy summed over the targets that are not IGNORE, in slices of ``chunk`` tokens so that no more than
+    ``chunk`` x V logits exist at a time in the forward pass; count = number of such targets.
+    """
+
+    def __init__(self, *, width: int, vocabulary: int, chunk: int = 4096) -> None:
+        super().__init__()
+        self.chunk = chunk
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, vocabulary)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return zero_masked(self.linear(self.norm(x)), context.mask)
+
+    def loss(self, x: Tensor, batch: Batch) -> Loss:
+        target = batch.y if batch.mask is None else batch.y.masked_fill(~batch.mask, IGNORE)
+        target, hidden = target.reshape(-1), x.reshape(-1, x.shape[-1])
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for rows, wanted in zip(hidden.split(self.chunk), target.split(self.chunk), strict=True):
+            logits = self.linear(self.norm(rows)).float()
+            total = total + F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="sum")
+        return Loss(total, total.detach(), int((target != IGNORE).sum()))
+
+
+def build_readout(output: OutputSpec, *, width: int, dropout: float = 0.0) -> nn.Module:
+    """The readout that ``output`` asks for."""
+    if output.kind == "token":
+        return TokenReadout(width=width, vocabulary=output.size)
+    return LabelReadout(width=width, classes=output.size, dropout=dropout)

@@ -1,0 +1,81 @@
+"""The plain data that model, rule and task exchange."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+IGNORE = -100  # a target that does not count
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What enters a model.
+
+    ``tokens``: x is (B, T) int64 with ``size`` symbols, ``pad`` the padding symbol.
+    ``features``: x is (B, T, size) float32.
+    ``length`` is the largest T.
+    """
+
+    kind: Literal["tokens", "features"] = "tokens"
+    length: int = 64
+    size: int = 256
+    pad: int = 0
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What a model answers: a ``label`` of ``size`` classes per sample, or the next ``token`` of ``size`` at each step."""
+
+    kind: Literal["label", "token"] = "label"
+    size: int = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x as its InputSpec says; y (B,) int64 labels or (B, T) targets with IGNORE; mask (B, T) bool, True = real."""
+
+    x: Tensor
+    y: Tensor
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
+        return replace(self, x=self.x.to(device, non_blocking=True), y=self.y.to(device, non_blocking=True), mask=mask)
+
+
+@dataclass
+class Context:
+    """What every stage may read beside x. Nothing in it requires grad.
+
+    A stage reads ``state[name]`` and overwrites ``next_state[name]``, never in place, so that it stays a pure function.
+    ``observables`` is None or a dict in which stages leave what an observer asked for (order parameters, rates).
+    """
+
+    mask: Tensor | None = None
+    gate: Tensor | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    next_state: dict[str, Any] = field(default_factory=dict)
+    observables: dict[str, Tensor] | None = None
+
+
+class Loss(NamedTuple):
+    """Sums over a batch: ``objective`` is what is minimised, ``reported`` never holds auxiliary terms, ``count`` is the
+    number of samples or of targets that are not IGNORE."""
+
+    objective: Tensor
+    reported: Tensor
+    count: int  # type: ignore[assignment]  # shadows tuple.count
+
+
+def zero_masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x (B, T, ...) with zeros where ``mask`` (B, T) is False."""
+    if mask is None:
+        return x
+    return x.masked_fill(~mask.reshape(*mask.shape, *([1] * (x.dim() - 2))), 0.0)

@@ -1,0 +1,75 @@
+"""The contract of a task: it yields real splits with their provenance, and never owns a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from neurons.specs import InputSpec, OutputSpec
+from tasks.data import Source
+
+
+@dataclass(frozen=True)
+class Split:
+    """``inputs``: n ragged int arrays (tokens) or one (n, T, F) float32 array (features); ``labels``: (n,) int64.
+
+    ``texts``: the raw strings where there are any, for readers that make their own features (NB-SVM).
+    """
+
+    inputs: Sequence[np.ndarray] | np.ndarray
+    labels: np.ndarray
+    texts: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def digest(self) -> str:
+        """sha256 over inputs and labels in order."""
+        sha = hashlib.sha256()
+        for row in self.inputs:
+            sha.update(np.ascontiguousarray(row).tobytes())
+            sha.update(b"|")
+        sha.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
+        return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Loaded splits. ``held_out`` selects; ``test`` is touched once, at the end."""
+
+    train: Split
+    held_out: Split
+    test: Split
+    input: InputSpec
+    output: OutputSpec
+    source: str
+    protocol: str
+
+    @property
+    def split_hash(self) -> str:
+        """16 hex digits over the three splits."""
+        joined = "".join(split.digest() for split in (self.train, self.held_out, self.test))
+        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+class Task:
+    """Base of every task. The constructor's options are the protocol; ``load`` finds or generates the data.
+
+    ``data``: the data set that ``load`` needs, None where it is generated or comes with a dependency.
+    ``disjoint``: the protocol promises that no input is in two splits.
+    """
+
+    name: ClassVar[str]
+    primary: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+    floors: ClassVar[tuple[str, ...]] = ("majority",)
+    data: ClassVar[Source | None] = None
+    disjoint: ClassVar[bool] = True
+
+    def load(self, data_dir: str | None = None) -> TaskData:
+        """Splits from a local folder, the hub or a generator; DataError naming the three ways when none serves."""
+        raise NotImplementedError("abstract: a task defines load(data_dir)")

@@ -1,0 +1,326 @@
+"""What a predictive-coding step may touch: locality, randomness, statistics, parameters, precision."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from pc_networks import TinyModel, case, grads, relative, squared, tiny_batch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from learning.chain import Chain
+from learning.rules.backprop import Backprop
+from learning.rules.predictive_coding import PredictiveCoding
+from learning.rules.settle import Settling, frozen
+from neurons.specs import Batch
+
+VARIANTS = ["spc", "zil"]
+
+
+def leaves(output: Tensor) -> set[int]:
+    """ids of the tensors that gradients from ``output`` would accumulate in."""
+    found, seen = set(), set()
+    pending = [output.grad_fn]
+    if output.is_leaf and output.requires_grad:
+        found.add(id(output))
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        pending += [edge for edge, _ in node.next_functions]
+    return found
+
+
+class Recorder:
+    """Wraps every stage, and the readout's loss, of a model: keeps input and output of each evaluation."""
+
+    def __init__(self, model: TinyModel) -> None:
+        self.seen: list[tuple[int, Tensor, Tensor]] = []
+        for index, stage in enumerate(model.stages[:-1]):
+            stage.register_forward_hook(lambda _, args, out, index=index: self.seen.append((index, args[0], out)))
+        base, top = model.readout.loss, len(model.stages) - 1
+
+        def loss(x: Tensor, batch: Batch):
+            result = base(x, batch)
+            self.seen.append((top, x, result.objective))
+            return result
+
+        self.loss = loss
+
+
+def crossings(rule, model: TinyModel) -> tuple[int, set[int]]:
+    """Evaluations from which the graph leaves the stage; stages whose own parameters were reached at least once."""
+    recorder = Recorder(model)
+    rule.step(model, tiny_batch(), loss=recorder.loss)
+    crossed, learning = 0, set()
+    for index, x, output in recorder.seen:
+        own = {id(p) for p in model.stages[index].parameters()}
+        found = leaves(output)
+        crossed += not found <= own | {id(x)}
+        if found & own:
+            learning.add(index)
+    return crossed, learning
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_edge_crosses_a_stage_boundary(variant):
+    crossed, learning = crossings(PredictiveCoding(variant=variant, steps=6), TinyModel(depth=3))
+    assert crossed == 0
+    assert learning == {0, 1, 2, 3, 4}
+
+
+def test_the_same_walk_finds_backprops_edges():
+    crossed, learning = crossings(Backprop(), TinyModel(depth=3))
+    assert crossed == 4
+    assert learning == {0, 1, 2, 3, 4}
+
+
+def halfway(stages: nn.Sequential, batch, loss) -> Settling:
+    """Settled for eight steps, about to take the ninth."""
+    settling = Settling(Chain(stages, batch, loss), rate=0.1)
+    settling._forward()
+    with frozen(settling.chain.parameters):
+        settling._move()
+        for _ in range(7):
+            settling._predict(settling._moved + 1)
+            settling._move()
+    return settling
+
+
+def poison(stage: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in stage.parameters():
+            parameter.fill_(float("nan"))
+
+
+def test_distant_nan_leaves_state_moves_untouched():
+    stages, batch, loss = case("residual")  # six stages, states s_1 .. s_5
+    moved = []
+    for broken in (False, True):
+        here = copy.deepcopy(stages)
+        settling = halfway(here, batch, loss)
+        if broken:
+            poison(here[4])  # f_5: predicts s_5 from s_4
+        with frozen(settling.chain.parameters):
+            settling._predict(1)
+            settling._move()
+        moved.append(settling.states)
+    for l in (0, 1, 2):
+        assert torch.equal(moved[0][l], moved[1][l])
+    assert moved[1][3].isnan().all()
+    assert moved[1][4].isnan().all()
+
+
+@pytest.mark.parametrize("victim", [0, 2, 5])
+def test_nan_elsewhere_leaves_weight_updates_untouched(victim):
+    stages, batch, loss = case("residual")
+    found = []
+    for broken in (False, True):
+        here = copy.deepcopy(stages)
+        settling = halfway(here, batch, loss)
+        if broken:
+            poison(here[victim])
+        found.append(settling._weight_gradients())
+    spans = [list(range(2 * i, 2 * i + 2)) for i in range(6)]
+    for index, span in enumerate(spans):
+        if index not in (victim, 0):  # stage 1 was evaluated before
+            assert all(torch.equal(found[0][i], found[1][i]) for i in span)
+    if victim:
+        assert all(found[1][i].isnan().any() for i in spans[victim][:1])
+
+
+class Noise(nn.Module):
+    """Dropout that remembers the masks it drew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+        self.masks: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.masks.append(F.dropout(torch.ones_like(x), 0.5))
+        return torch.tanh(self.linear(x)) * self.masks[-1]
+
+
+def test_dropout_masks_are_those_of_the_forward_pass_and_change_between_steps():
+    torch.manual_seed(0)
+    stages = nn.Sequential(*[Noise() for _ in range(4)], nn.Sequential(Noise(), nn.Linear(6, 2)))
+    x, y = torch.randn(5, 6), torch.randn(5, 2)
+    before = torch.get_rng_state()
+    PredictiveCoding(steps=6).step(stages, (x, y), loss=squared)
+    after = torch.get_rng_state()
+    noisy = [*stages[:-1], stages[-1][0]]
+    for stage in noisy[1:]:
+        assert len(stage.masks) > 2
+        assert all(torch.equal(mask, stage.masks[0]) for mask in stage.masks)
+    firsts = [stage.masks[0] for stage in noisy]
+    assert not any(torch.equal(a, b) for a, b in pairwise(firsts))
+    PredictiveCoding(steps=6).step(stages, (x, y), loss=squared)
+    assert not torch.equal(noisy[2].masks[-1], firsts[2])
+    torch.set_rng_state(before)
+    Backprop().step(stages, (x, y), loss=squared)
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+@pytest.mark.parametrize("draws", [(0,), (1,), (3,), (0, 2)])
+def test_the_generator_moves_on_as_under_backprop(steps, draws):
+    stages = nn.Sequential(*[Noise() if i in draws else nn.Linear(6, 6) for i in range(4)], nn.Linear(6, 2))
+    batch = (torch.randn(5, 6), torch.randn(5, 2))
+    before = torch.get_rng_state()
+    PredictiveCoding(steps=steps).step(stages, batch, loss=squared)
+    after = torch.get_rng_state()
+    torch.set_rng_state(before)
+    Backprop().step(stages, batch, loss=squared)
+    assert torch.equal(torch.get_rng_state(), after)
+    assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(6), nn.InstanceNorm1d(6, track_running_stats=True)])
+def test_running_statistics_change_once_a_step_as_under_backprop(norm):
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Unflatten(1, (6, 1)), nn.Linear(1, 3), norm, nn.Flatten(), nn.Linear(18, 6), nn.Tanh())
+    stages = nn.Sequential(nn.Linear(6, 6), block, copy.deepcopy(block), nn.Linear(6, 2)).double()
+    x, y = torch.randn(5, 6).double(), torch.randn(5, 2).double()
+    twin = copy.deepcopy(stages)
+    PredictiveCoding(steps=6).step(stages, (x, y), loss=squared)
+    Backprop().step(twin, (x, y), loss=squared)
+    assert stages[2][2].running_mean.abs().max() > 0
+    for (name, found), (_, wanted) in zip(stages.named_buffers(), twin.named_buffers(), strict=True):
+        assert torch.equal(found, wanted), name
+    assert int(stages[1][2].num_batches_tracked) in (0, 1)
+
+
+class Bomb(nn.Module):
+    """Fails at its fourth evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.calls = nn.BatchNorm1d(6), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 4:
+            raise KeyboardInterrupt
+        return self.norm(F.dropout(x, 0.5))
+
+
+def test_an_interruption_while_settling_leaves_the_model_whole():
+    stages = nn.Sequential(nn.Linear(6, 6), Bomb(), nn.Linear(6, 2))
+    with pytest.raises(KeyboardInterrupt):
+        PredictiveCoding().step(stages, (torch.randn(5, 6), torch.randn(5, 2)), loss=squared)
+    assert all(p.requires_grad and p.grad is None for p in stages.parameters())
+    assert int(stages[1].norm.num_batches_tracked) == 1
+
+
+def test_a_shared_parameter_gets_the_sum_of_its_stages_gradients():
+    torch.manual_seed(0)
+    shared = nn.Linear(4, 4)
+    tied = nn.Sequential(nn.Linear(3, 4), shared, nn.Tanh(), shared, nn.Linear(4, 2)).double()
+    apart = nn.Sequential(*[copy.deepcopy(stage) for stage in tied])
+    batch = (torch.randn(5, 3).double(), torch.randn(5, 2).double())
+    rule = PredictiveCoding(steps=12)
+    rule.step(tied, batch, loss=squared)
+    rule.step(apart, batch, loss=squared)
+    assert relative([shared.weight.grad], [apart[1].weight.grad + apart[3].weight.grad]) < 1e-14
+    assert apart[1].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("victim", [0, 1, 3])
+def test_a_frozen_stage_gets_no_gradient_and_passes_errors(variant, victim):
+    stages, batch, loss = case("mlp-entropy")
+    rule = PredictiveCoding(variant=variant, steps=6)
+    rule.step(stages, batch, loss=loss)
+    free = [[p.grad.clone() for p in stage.parameters()] for stage in stages]
+    stages.zero_grad()
+    stages[victim].requires_grad_(False)
+    rule.step(stages, batch, loss=loss)
+    for index, stage in enumerate(stages):
+        for parameter, wanted in zip(stage.parameters(), free[index], strict=True):
+            if index == victim:
+                assert parameter.grad is None
+                assert not parameter.requires_grad
+            else:
+                torch.testing.assert_close(parameter.grad, wanted, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_padding_changes_nothing(variant):
+    torch.manual_seed(0)
+    model, batch = TinyModel().double(), tiny_batch(5, 4)
+    rule = PredictiveCoding(variant=variant, steps=15)
+    plain = rule.step(model, batch)
+    wanted = grads(model)
+    x = torch.cat([batch.x, torch.randint(1, 20, (5, 3))], 1)
+    mask = torch.arange(7).expand(5, 7) < 4
+    padded = rule.step(model, Batch(x, batch.y, mask))
+    assert relative(grads(model), wanted) < 1e-13
+    assert padded.scalars == pytest.approx(plain.scalars)
+
+
+def test_a_plain_model_in_five_lines():
+    torch.manual_seed(0)
+    x, y = torch.randn(256, 10), torch.randint(0, 3, (256,))
+    x[torch.arange(256), y] += 3.0
+    model = nn.Sequential(nn.Linear(10, 32), nn.Sequential(nn.ReLU(), nn.Linear(32, 32)), nn.Linear(32, 3))
+    optimizer, rule = torch.optim.Adam(model.parameters(), 0.01), PredictiveCoding(steps=8)
+    for _ in range(60):
+        rule.step(model, (x, y), loss=F.cross_entropy)
+        optimizer.step()
+    assert float((model(x).argmax(1) == y).float().mean()) > 0.9
+
+
+def test_in_place_stages_settle_as_their_pure_twins():
+    torch.manual_seed(0)
+    pure = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)).double()
+    twin = copy.deepcopy(pure)
+    twin[1], twin[3] = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
+    batch = (torch.randn(4, 5).double(), torch.randn(4, 2).double())
+    for model in (pure, twin):
+        PredictiveCoding(steps=9).step(model, batch, loss=squared)
+    assert relative(grads(twin), grads(pure)) == 0
+
+
+def test_stages_that_hand_their_input_on_settle_as_copies():
+    class Copy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 1.0
+
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Identity(), nn.Linear(5, 6), nn.Identity(), nn.Flatten(), nn.Linear(6, 2)).double()
+    twin = nn.Sequential(Copy(), copy.deepcopy(one[1]), Copy(), Copy(), copy.deepcopy(one[4]))
+    batch = (torch.randn(4, 5).double(), torch.randn(4, 2).double())
+    kept = batch[0].clone()
+    for model in (one, twin):
+        PredictiveCoding(steps=9).step(model, batch, loss=squared)
+    assert relative(grads(one), grads(twin)) < 1e-15
+    assert torch.equal(batch[0], kept)
+
+
+def test_states_are_float32_under_autocast():
+    torch.manual_seed(0)
+    model, batch = TinyModel(), tiny_batch()
+    PredictiveCoding(steps=12).step(model, batch)
+    wanted = grads(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        PredictiveCoding(steps=12).step(model, batch)
+        settling = Settling(Chain(model, batch), rate=0.1)
+        settling.run(2)
+    assert all(s.dtype == torch.float32 for s in settling.states)
+    assert 0 < relative(grads(model), wanted) < 0.02
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_stage_is_plain_gradient_descent_on_the_loss(variant):
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(nn.Linear(4, 3)), torch.randn(6, 4), torch.randint(0, 3, (6,))
+    PredictiveCoding(variant=variant).step(model, (x, y), loss=F.cross_entropy)
+    wanted = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+    assert relative(grads(model), list(wanted)) < 1e-6
