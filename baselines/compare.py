@@ -43,8 +43,8 @@ def compare(
     """Train every run of ``grid`` under ``out``; write ``compare.json`` and ``report.html`` there; return the document.
 
     ``jobs`` runs train side by side, each with its share of the threads. Finished runs are kept, so an interrupted
-    comparison goes on where it stopped with ``resume``. A run that fails (settling that diverges, say) leaves its reason in
-    the row and does not stop the others.
+    comparison goes on where it stopped with ``resume``. A run that fails (settling that diverges, say) leaves its
+    reason in the row and does not stop the others.
     """
     for text in require:
         sides(text, grid.labels)
@@ -57,7 +57,13 @@ def compare(
     finished, failures = _train(runs, out, share, jobs, resume, progress)
     scaling = _attention_scaling(runs, share)
     table = [
-        make_row(label, finished, reasons.get(label) or failures.get(label), scaling.get(label.split(" / ")[0]))
+        make_row(
+            label,
+            finished,
+            unsupported=reasons.get(label),
+            failed=failures.get(label),
+            scaling=scaling.get(label.split(" / ")[0]),
+        )
         for label in grid.labels
     ]
     task, data, split_hash = load_task(runs[0].config)
@@ -200,19 +206,18 @@ def _train(
     runs: list[Resolved], out: Path, share: int, jobs: int, resume: bool, progress: bool
 ) -> tuple[Finished, dict[str, str]]:
     """Every run with its result (None if it failed), in order, and the failures by label."""
-    for one in runs:
-        one.config["threads"] = share
+    configs = [one.config | {"threads": share} for one in runs]
     collected: dict[int, Result | RunError] = {}
     if jobs == 1:
         for number, one in enumerate(runs):
             if progress:
                 print(f"[{number + 1}/{len(runs)}] {one.label}, seed {one.config['seed']}", file=sys.stderr, flush=True)
-            collected[number] = _job(one.config, str(_folder(out, one)), resume, progress)
+            collected[number] = _job(configs[number], str(_folder(out, one)), resume, progress)
     else:
         # spawned, so that the processes share nothing; they keep the caller's order, so the table fills row by row
         with ProcessPoolExecutor(max_workers=jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             futures = {
-                pool.submit(_job, one.config, str(_folder(out, one)), resume, False): number
+                pool.submit(_job, configs[number], str(_folder(out, one)), resume, False): number
                 for number, one in enumerate(runs)
             }
             with tqdm(total=len(futures), unit="run", disable=not progress, file=sys.stderr) as bar:

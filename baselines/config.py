@@ -43,9 +43,10 @@ class Part:
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+    origin: str = field(default="flag", compare=False)
 
     @classmethod
-    def parse(cls, kind: str, text: str) -> Part:
+    def parse(cls, kind: str, text: str, origin: str = "flag") -> Part:
         name, *pairs = text.strip().split(":")
         PARTS[kind].entry(name)
         options = {}
@@ -54,7 +55,7 @@ class Part:
             if not equals:
                 raise UsageError(f"'{text}': an option is written key=value, not '{pair}'")
             options[key] = scalar(value)
-        return cls(name, PARTS[kind].entry(name).validate(kind, options))
+        return cls(name, PARTS[kind].entry(name).validate(kind, options), origin)
 
     def __str__(self) -> str:
         return ":".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
@@ -195,10 +196,10 @@ def _resolve_one(
     config: dict[str, Any] = {"schema": 1}
     for kind, part in parts.items():
         config[kind] = {"name": part.name, "options": layers.values[kind]}
+        layers.origin[f"{kind}.name"] = part.origin
     config["trainer"] = layers.values["trainer"]
     for key, default in RUN_KEYS.items():
-        value, where = run[key] if key in run else (default, "default")
-        config[key], layers.origin[key] = value, where
+        config[key], layers.origin[key] = run.get(key, (default, "default"))
     if "steps" in run:
         config["trainer"]["steps"], layers.origin["trainer.steps"] = run["steps"]
     label = f"{parts['model']} / {parts['rule']}"
@@ -226,6 +227,14 @@ def _document(recipe: str | None, task: str | None) -> tuple[dict[str, Any], str
     return document, origin, name, chosen
 
 
+def _chosen(kind: str, flag: str | None, document: dict[str, Any], origin: str, default: str) -> Part:
+    """The part that the flag names, else the recipe's first one, else the default."""
+    if flag is not None:
+        return Part.parse(kind, flag)
+    written = list(document.get(f"{kind}s", {}))
+    return Part.parse(kind, written[0], origin) if written else Part(default, origin="default")
+
+
 def resolve(
     *,
     recipe: str | None = None,
@@ -244,10 +253,10 @@ def resolve(
     """One run. Without ``model`` or ``rule``, the recipe's first one, else ``neuronsv2`` and ``predictive-coding``."""
     document, origin, _, chosen = _document(recipe, task)
     parts = {
-        "task": Part.parse("task", chosen),
-        "model": Part.parse("model", model or next(iter(document.get("models", {})), "neuronsv2")),
-        "rule": Part.parse("rule", rule or next(iter(document.get("rules", {})), "predictive-coding")),
-        "strategy": Part.parse("strategy", strategy or "naive"),
+        "task": Part.parse("task", chosen, "flag" if task else origin),
+        "model": _chosen("model", model, document, origin, "neuronsv2"),
+        "rule": _chosen("rule", rule, document, origin, "predictive-coding"),
+        "strategy": _chosen("strategy", strategy, document, origin, "naive"),
     }
     run = _run_flags(seed=seed, device=device, precision=precision, steps=steps, threads=threads, data_dir=data_dir)
     return _resolve_one(document, origin, parts, sets, run, ())
@@ -297,7 +306,12 @@ def resolve_grid(
     for model in model_parts:
         for rule, control in rule_parts:
             for seed in chosen_seeds:
-                parts = {"task": Part.parse("task", chosen), "model": model, "rule": rule, "strategy": Part("naive")}
+                parts = {
+                    "task": Part.parse("task", chosen),
+                    "model": model,
+                    "rule": rule,
+                    "strategy": Part("naive", origin="default"),
+                }
                 flags = _run_flags(
                     seed=seed, device=device, precision=precision, steps=steps, threads=threads, data_dir=data_dir
                 )

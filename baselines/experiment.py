@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from baselines import FLOORS, STRATEGIES
-from baselines import measure
+from baselines import FLOORS, STRATEGIES, measure
 from baselines.config import Resolved
 from learning import RULES
 from learning.checkpoint import load_weights
@@ -172,6 +171,7 @@ def calibrated(config: dict[str, Any], minutes: float) -> dict[str, Any]:
 
 
 def _run(config: dict[str, Any], directory: RunDirectory, resume: bool, progress: bool) -> dict[str, Any]:
+    measure.reset_peak_memory(config["device"])
     made = setup(config)
     precision = config["precision"]
     cosine_start = probe(made)

@@ -1,4 +1,4 @@
-"""Equal budgets: parameters by width, training FLOP or time by steps. Decided once, before step 0, and kept in the config."""
+"""Equal budgets: parameters by width, training FLOP or time by steps. Decided once, before step 0."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _by_parameters(runs: list[Resolved], data: TaskData) -> Budgeted:
 
 
 def _nearest_width(run: Resolved, data: TaskData, target: int, heads: int) -> int:
-    """The width, a multiple of 4 and of the heads, whose parameter count is nearest to ``target``; counts grow with width."""
+    """The width, a multiple of 4 and of the heads, whose parameter count is nearest to ``target``."""
     unit = heads if heads % 4 == 0 else 4 * heads
     low, high = 1, 2
     while _non_embedding(run, data, high * unit) < target and high * unit < 65_536:

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,14 @@ def inference(model: Model, batch: Batch, *, repeats: int = 20) -> dict[str, flo
         alone = statistics.median(_seconds(lambda: model(one), repeats, batch.x.device))
         together = statistics.median(_seconds(lambda: model(batch), repeats, batch.x.device))
     return {"latency_ms": 1e3 * alone, "samples_per_second": len(batch) / together}
+
+
+def reset_peak_memory(device: torch.device | str = "cpu") -> None:
+    """Let :func:`peak_memory_bytes` start from what is held now, where the system can (CUDA, Linux)."""
+    if torch.cuda.is_available() and str(device) != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # 5: reset the peak resident set size
 
 
 def peak_memory_bytes(device: torch.device | str = "cpu") -> int:

@@ -40,7 +40,7 @@ def page(compare: dict) -> str:
         _section(
             "What it cost",
             rows.cost(compare, style) + rows.memory(compare, style),
-            "Speed: samples per second. MACs: multiply-accumulates. A pass is forward and backward through the model.",
+            "Speed: samples per second. MACs: multiply-accumulates. A pass is forward or backward through one stage.",
         ),
         _section("Paired differences", rows.pairs(compare)),
         _protocol(compare),

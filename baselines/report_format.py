@@ -45,8 +45,8 @@ def _short(value: float) -> str:
     """Three significant digits, no exponent for 0.001 <= |value| < 1e6; a last zero stands only where it rounds."""
     size = abs(value)
     if size == 0 or 0.001 <= size < 999_999.5:
-        decimals = 0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.9995 else 3 if size >= 0.0995 else 5
-        text = f"{value:.{decimals}f}"
+        digits = int(f"{size:.2e}".partition("e")[2])  # the decimal exponent after rounding: 9.996 is 10.0
+        text = f"{value:.{max(0, 2 - digits)}f}"
         exact = f"{round(value, 9):g}"
         return (exact if float(exact) == float(text) == round(value, 9) else text).replace("-", "−")
     return f"{value:.2e}".replace("-", "−")

@@ -17,15 +17,18 @@ UNSETTLED = 0.1  # stationarity above which a settling rule's row carries a warn
 def make_row(
     label: str,
     runs: Sequence[tuple[Resolved, Result | None]],
-    reason: str | None = None,
+    *,
+    unsupported: str | None = None,
+    failed: str | None = None,
     scaling: dict[str, Any] | None = None,
 ) -> Row:
-    """One line of the table: means over the seeds that finished. ``reason`` says why seeds, or all of them, did not."""
+    """One line of the table: means over the seeds that finished. ``unsupported`` says why the rule cannot train the
+    model, ``failed`` why a seed did not finish."""
     mine = [(one, result) for one, result in runs if one.label == label]
     results = [result for _, result in mine if result is not None]
     model, rule = label.split(" / ")
     row: Row = {"label": label, "model": model, "rule": rule, "n": len(results)}
-    row |= {"unsupported": None, "failed": reason} if results else {"unsupported": reason, "failed": None}
+    row |= {"unsupported": unsupported or (failed if not results else None), "failed": failed}
     if not results:
         return row
     values = [result["primary"]["value"] for result in results]
@@ -59,14 +62,9 @@ def make_row(
 
 
 def pairs(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Paired differences over shared seeds, between rows that share their model or their rule."""
+    """Paired differences of every row and every later one, over the seeds both finished."""
     ran = [row for row in rows if row["n"]]
-    return [
-        difference(a, b)
-        for i, a in enumerate(ran)
-        for b in ran[i + 1 :]
-        if (a["model"] == b["model"] or a["rule"] == b["rule"]) and set(a["seeds"]) & set(b["seeds"])
-    ]
+    return [difference(a, b) for i, a in enumerate(ran) for b in ran[i + 1 :] if set(a["seeds"]) & set(b["seeds"])]
 
 
 def difference(a: Row, b: Row) -> dict[str, Any]:

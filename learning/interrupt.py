@@ -32,7 +32,8 @@ class StopRequest:
 def deferred_signals() -> Iterator[StopRequest]:
     """Turn the first SIGINT or SIGTERM into a request that the loop reads; a second one acts at once.
 
-    Signals reach only the main thread; elsewhere nothing is installed.
+    Signals reach only the main thread; elsewhere nothing is installed. A signal that the parent had ignored stays
+    ignored: a shell does so for Ctrl-C where it starts a job in the background.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -49,7 +50,8 @@ def deferred_signals() -> Iterator[StopRequest]:
         restore()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, note)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            previous[number] = signal.signal(number, note)
     try:
         yield request
     finally:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from learning.environment import environment
 from learning.files import append_line, json_text, write_atomic, write_error
 from neurons.errors import RunError, UsageError
 
@@ -82,6 +81,8 @@ class RunDirectory:
             (self.path / "checkpoints").mkdir(exist_ok=True)
         except OSError as error:
             raise write_error(self.path, error) from error
+        from learning.environment import environment  # here, because it imports torch and reading runs needs none
+
         here, file = environment(), self.path / "env.json"
         if not file.exists():
             write_atomic(file, _json(here))

@@ -28,7 +28,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """What a model answers: a ``label`` of ``size`` classes per sample, or the next ``token`` of ``size`` at each step."""
+    """What a model answers: a ``label`` of ``size`` classes per sample, or the next ``token`` at each step."""
 
     kind: Literal["label", "token"] = "label"
     size: int = 2

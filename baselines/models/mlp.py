@@ -45,10 +45,17 @@ class Hidden(nn.Module):
 
 
 class VectorReadout(LabelReadout):
-    """The label readout for a state that has no token axis: (B, D) -> (B, C)."""
+    """The label readout for a state that has no token axis: dropout, linear, (B, D) -> (B, C).
+
+    No norm: over one small vector its Jacobian is so large that settling would explain the label away in the state.
+    """
+
+    def __init__(self, *, width: int, classes: int, dropout: float) -> None:
+        super().__init__(width=width, classes=classes, dropout=dropout)
+        self.norm = nn.Identity()  # type: ignore[assignment]
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return self.linear(self.dropout(self.norm(x)))
+        return self.linear(self.dropout(x))
 
 
 @MODELS.register("mlp")

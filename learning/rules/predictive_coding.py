@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -12,10 +13,9 @@ from torch import Tensor, nn
 from learning import RULES
 from learning.chain import Chain, unsupported
 from learning.rule import Rule, StepReport, Update
-from learning.rules.settle import Settling, generators, set_generators
+from learning.rules.settle import Settling, generators, set_generators, still_statistics
 from neurons.errors import RunError, UsageError
 from neurons.specs import Loss
-
 
 RETRIES = 3
 
@@ -48,10 +48,11 @@ class PredictiveCoding(Rule):
     the last settling step divided by the norm of the error that the loss injects at the first: 0 is settled, 1 is not.
     ``passes`` counts stage passes, each evaluation, input gradient and weight gradient of a stage as one.
 
-    ``precision``: how much more a stage trusts its prediction than the stage above it does. 1 is the usual energy. Where
-    stages amplify (|J| = 7 after a few epochs on SST-2) it is ill-conditioned: 400 steps leave 40 % of the residual. A ratio
-    near |J|^2 lets all states settle in about 8 steps at rate .5; the equilibrium then lies closer to backprop's gradient,
-    so quote the cosine beside the result. Precision-weighted errors: Rao & Ballard 1999; Friston 2005.
+    ``precision``: how much more a stage trusts its prediction than the stage above it does. 1 is the usual energy.
+    Where stages amplify (|J| = 7 after a few epochs on SST-2) it is ill-conditioned: 400 steps leave 40 % of the
+    residual. A ratio near |J|^2 lets all states settle in about 8 steps at rate .5; the equilibrium then lies closer to
+    backprop's gradient, so quote the cosine beside the result. Precision-weighted errors: Rao & Ballard 1999;
+    Friston 2005.
 
     A batch whose energy rises is settled again at a quarter of the rate, three times at most; ``retries`` counts them.
 
@@ -100,11 +101,13 @@ class PredictiveCoding(Rule):
         return sweep(chain) if self.variant == "zil" else self._settle(chain)
 
     def _settle(self, chain: Chain) -> StepReport:
-        before = generators(chain.input.device)
+        before, passes = generators(chain.input.device), 0
         for retries in range(RETRIES + 1):
             rate = self.inference_rate / 4**retries
             settling = Settling(chain, rate=rate, precision=self.precision, wavefront=self.wavefront)
-            gradients = settling.run(self.steps)
+            with still_statistics(chain.stages) if retries else nullcontext():  # one batch counts once
+                gradients = settling.run(self.steps)
+            passes += settling.passes
             scalars = self._scalars(settling)
             start, end = scalars["energy_start"], scalars["energy"]
             if not math.isfinite(start):
@@ -113,7 +116,7 @@ class PredictiveCoding(Rule):
                 )
             if end <= start + 1e-3 * abs(start) + 1e-6:  # False for NaN
                 chain.fill(gradients)
-                return StepReport(_detached(settling.forward_loss), settling.passes, scalars | {"retries": retries})
+                return StepReport(_detached(settling.forward_loss), passes, scalars | {"retries": retries})
             set_generators(chain.input.device, before)
         raise RunError(
             f"predictive coding diverges: in {self.steps} steps the energy rose from {start:.4g} to {end:.4g}, even at "

@@ -22,7 +22,8 @@ class Settling:
         E = sum_{l<L} pi_l/2 |s_l - f_l(s_{l-1})|^2 + objective(s_{L-1})        (sums over the batch)
 
     from the forward pass, all states at once, with ``mu_l = f_l(s_{l-1})``, J_l the Jacobian of f_l, and the precisions
-    ``pi_{L-1} = 1``, ``pi_l = precision * pi_{l+1}``. The rate of a state is ``rate / pi_l``, its own prediction's curvature:
+    ``pi_{L-1} = 1``, ``pi_l = precision * pi_{l+1}``. The rate of a state is ``rate / pi_l``, pi_l being the curvature
+    of its own error:
 
         s_l     <- s_l     + rate (mu_l - s_l + J_{l+1}^T (s_{l+1} - mu_{l+1}) / precision)
         s_{L-1} <- s_{L-1} + rate (mu_{L-1} - s_{L-1} - d objective / d s_{L-1})
@@ -95,7 +96,7 @@ class Settling:
         predictions = self.predictions[first - 1 :]
         with torch.no_grad():
             errors = torch._foreach_sub(predictions, states)
-            above = [error / self.precision for error in errors[1:]]
+            above = errors[1:] if self.precision == 1 else [error / self.precision for error in errors[1:]]
         outputs: list[Tensor] = []
         pulls: list[Tensor | None] = []
         for output, pull in zip([*predictions[1:], self.loss.objective], [*above, None], strict=True):

@@ -59,8 +59,8 @@ class NeuronsV2(Model):
     tau_fast: their decay in seconds.
     dropout acts on each circuit's output and before the label readout, embedding_dropout on the embedding.
 
-    Parameters per circuit: 2 D S (dendrites) + S D (projection) and vectors; the attention has none. With S = 2 D that is
-    half of a transformer block's 12 D^2. Sources: see the parts.
+    Parameters per circuit: 2 D S (dendrites) + S D (projection) and vectors; the attention has none. With S = 2 D
+    that is half of a transformer block's 12 D^2. Sources: see the parts.
     """
 
     def __init__(
@@ -126,8 +126,8 @@ class NeuronsV2(Model):
                 dt=self.dt,
                 label=f"circuit{index}.fast",
             )
-        # A residual branch starts small: depth does not blow up the stream (as in GPT-2), and the circuit's Jacobian stays
-        # near the identity, so that settling converges (largest curvature 5 here, 24 with branches of unit variance).
+        # A residual branch starts small: depth does not blow up the stream (as in GPT-2), and the circuit's Jacobian
+        # stays near the identity, so that settling converges (largest curvature 5; 24 with branches of unit variance).
         with torch.no_grad():
             projection.slow.weight.normal_(std=0.25 / math.sqrt(2 * self.layers * somas))
             projection.slow.bias.zero_()
@@ -135,7 +135,12 @@ class NeuronsV2(Model):
 
     def _attention(self, index: int) -> Attention:
         known = {option.name for option in ATTENTIONS.entry(self.attention).options}
-        asked: dict[str, object] = {"heads": self.heads, "kappa": self.kappa, "content_heads": self.content_heads, "dt": self.dt}
+        asked: dict[str, object] = {
+            "heads": self.heads,
+            "kappa": self.kappa,
+            "content_heads": self.content_heads,
+            "dt": self.dt,
+        }
         defaults = MODELS.entry("neuronsv2").defaults()
         for key, value in asked.items():
             if key not in known and value != defaults[key] and key != "dt":

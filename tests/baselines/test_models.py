@@ -107,6 +107,19 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
     assert (scores[0, 0, 0, 0] - scores[0, 0, 0, 1]).abs() > 1e-4
 
 
+def test_rotary_attention_turns_queries_and_keys_but_not_values() -> None:
+    layer, x = attention(True, positions="rotary"), inputs()
+    q, k, v = layer.project(x).view(3, STEPS, 3, HEADS, 4).permute(2, 0, 3, 1, 4).double()
+    angle = torch.arange(STEPS, dtype=torch.float64)[:, None] * torch.tensor([1.0, 0.01], dtype=torch.float64)
+    turn = torch.polar(torch.ones_like(angle), angle)
+    turned_q, turned_k = (torch.complex(side[..., :2], side[..., 2:]) * turn for side in (q, k))
+    scores = (turned_q @ turned_k.conj().transpose(-1, -2)).real / 2  # sqrt of the head size, 4
+    future = torch.ones(STEPS, STEPS, dtype=torch.bool).triu(1)
+    mixed = scores.masked_fill(future, -torch.inf).softmax(-1) @ v
+    expected = layer.merge(mixed.transpose(1, 2).reshape(3, STEPS, WIDTH).float())
+    torch.testing.assert_close(layer(x, Context()), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_attention_dropout_acts_in_training_only() -> None:
     layer, x = attention(False, dropout=0.5), inputs()
     plain = attention(False)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,17 @@ def one_line(result: Result) -> str:
     return lines[-1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEURONS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    os.environ.setdefault("NEURONS_CACHE", str(out.parent / "cache"))
     result = CliRunner().invoke(group, ["train", *TINY, "--out", str(out)])
     assert result.exit_code == 0, result.stderr
     assert "floors" in result.stdout

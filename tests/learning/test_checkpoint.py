@@ -144,6 +144,20 @@ def test_a_flipped_bit_anywhere_is_refused(tmp_path, mask, stride):
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [(b'"F32"', b'"I32"'), (b"linear.weight", b"linear.weighs"), (b"[8,4]", b"[4,8]"), (b"0.5", b"0.6")]
+)
+def test_a_header_that_is_valid_but_false_is_refused(tmp_path, old, new):
+    """Another dtype, name, shape or state of the same length: only the digest can tell."""
+    path = tmp_path / "c"
+    save_checkpoint(path, {"model": model_tensors(TinyModel())}, {"step": 3, "value": 0.5})
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new, 1))
+    with pytest.raises(RunError, match="corrupt"):
+        load_checkpoint(path)
+
+
 def test_foreign_and_missing_files_are_refused(tmp_path):
     import safetensors.torch
 

@@ -197,6 +197,20 @@ def test_running_statistics_change_once_a_step_as_under_backprop(norm):
     assert int(stages[1][2].num_batches_tracked) in (0, 1)
 
 
+def test_a_batch_settled_again_enters_running_statistics_once():
+    torch.manual_seed(0)
+    stages = nn.Sequential(nn.Linear(6, 6), nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 6)), nn.Linear(6, 2))
+    twin = copy.deepcopy(stages)
+    batch = (torch.randn(8, 6), torch.randn(8, 2))
+    report = PredictiveCoding(inference_rate=8.0, steps=9).step(stages, batch, loss=squared)
+    Backprop().step(twin, batch, loss=squared)
+    assert report.scalars["retries"] >= 1
+    assert int(stages[1][0].num_batches_tracked) == 1
+    assert torch.equal(stages[1][0].running_mean, twin[1][0].running_mean)
+    quiet = PredictiveCoding(inference_rate=8.0 / 4 ** report.scalars["retries"], steps=9)
+    assert report.passes == (report.scalars["retries"] + 1) * quiet.step(twin, batch, loss=squared).passes
+
+
 class Bomb(nn.Module):
     """Fails at its fourth evaluation."""
 

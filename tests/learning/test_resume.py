@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from tiny_training import CONFIG, assert_same_tensors, batch_at, fit, rows_without_clock, train
+from tiny_training import CONFIG, assert_same_tensors, batch_at, fit, foreground, rows_without_clock, train
 
 from learning.checkpoint import load_checkpoint, model_tensors
 from learning.run import RunDirectory
@@ -35,6 +35,12 @@ def assert_same_run(one, two):
         else:
             assert a.state == b.state
     assert rows_without_clock(one.path) == rows_without_clock(two.path)
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    with foreground():
+        yield
 
 
 @pytest.fixture(scope="module")

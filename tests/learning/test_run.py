@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 from pathlib import Path
 
@@ -53,13 +54,26 @@ def test_an_empty_folder_or_one_killed_at_birth_is_used(tmp_path):
         ({"trainer": {"steps": 60}, "task": {"name": "tiny"}}, "'trainer.lr' is 0.01 there, but absent"),
         ({**CONFIG, "seed": 1}, "'seed' is absent there, but 1"),
         ({**CONFIG, "task": None}, "'task' is .* there, but null"),
-        ({**CONFIG, "trainer": {"steps": True, "lr": 0.01}}, "'trainer.steps' is 60 there, but true"),
+        ({**CONFIG, "trainer": {"steps": 60.0, "lr": 0.01}}, "'trainer.steps' is 60 there, but 60.0"),
     ],
 )
 def test_another_configuration_cannot_resume(run, change, key):
     with pytest.raises(UsageError, match=key) as raised:
         RunDirectory.create(run.path, change, resume=True)
     assert raised.value.exit_code == 2
+
+
+def test_the_configuration_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    class Crash(BaseException):
+        pass
+
+    def die(*arguments):
+        raise Crash
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(Crash):
+        RunDirectory.create(tmp_path / "run", CONFIG)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["config.json.tmp"]
 
 
 def test_the_same_configuration_resumes(run):

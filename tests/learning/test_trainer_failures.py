@@ -9,12 +9,18 @@ import threading
 
 import pytest
 import torch
-from tiny_training import CONFIG, Reference, TinyModel, assert_same_tensors, batch_at, evaluate, fit
+from tiny_training import CONFIG, Reference, TinyModel, assert_same_tensors, batch_at, evaluate, fit, foreground
 
 from learning.checkpoint import load_checkpoint, model_tensors
 from learning.run import RunDirectory
 from learning.trainer import Interrupted, Trainer
 from neurons.errors import RunError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    with foreground():
+        yield
 
 
 @pytest.fixture
@@ -78,6 +84,14 @@ def test_a_signal_finishes_the_step_and_writes_a_checkpoint(run, number):
     assert run.status == "interrupted"
     assert run.result is None
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_an_ignored_signal_stays_ignored(run):
+    """``nohup`` and background jobs start with Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _, report = fit(run, on_step=lambda step, report: signal.raise_signal(signal.SIGINT))
+    assert report.steps == 60
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_signal_at_the_last_step_is_a_complete_run(run):

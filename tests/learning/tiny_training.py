@@ -3,7 +3,9 @@ rule state and strategy state. Tests import it; ``train`` also runs in processes
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -105,6 +107,18 @@ def evaluate(model):
     hits = (model(batch).argmax(1) == batch.y).float().mean()
     age = int(model.stages[0].norm.num_batches_tracked)
     return {"primary": -abs(age - 40), "accuracy": float(hits), "loss": float(loss.reported) / loss.count}
+
+
+@contextlib.contextmanager
+def foreground():
+    """Signals as a program in the foreground has them; pytest itself may run in the background, without Ctrl-C."""
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 CONFIG = {"trainer": {"steps": 60, "lr": 0.01}, "task": {"name": "tiny"}}
