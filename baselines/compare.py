@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from baselines import measure
 from baselines.config import Grid, Resolved
-from baselines.experiment import floors, load_task, run, setup, threads
+from baselines.experiment import floors, run
 from baselines.match import match as match_budget
 from baselines.report import write
 from baselines.rows import Result, make_row, pairs, requirement, sides, verdict, warnings
+from baselines.setup import load_task, setup, threads
 from learning.files import json_text, write_atomic
 from neurons.errors import RunError, UsageError
 from neurons.model import Attention

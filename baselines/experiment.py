@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,72 +10,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from baselines import FLOORS, STRATEGIES, measure
-from baselines.config import Resolved
-from learning import RULES
+from baselines import FLOORS, measure
+from baselines.match import calibrated
+from baselines.setup import Setup, load_task, macs_per_step, setup, threads
 from learning.checkpoint import load_weights
-from learning.precision import Precision, autocast, resolve_device
-from learning.rule import Rule
+from learning.precision import Precision, autocast
 from learning.rules.probe import gradient_cosine
 from learning.run import RunDirectory
-from learning.seeds import seed_everything
-from learning.trainer import FitReport, Trainer
-from neurons import MODELS
-from neurons.errors import UsageError
+from learning.trainer import FitReport
 from neurons.model import Model
-from tasks import TASKS
 from tasks.batches import BatchStream, evaluation_batches
 from tasks.cache import cached_bytes, key
 from tasks.metrics import accuracy, chance
-from tasks.task import Split, Task, TaskData
+from tasks.task import Split, TaskData
 
 EVALUATION_BATCH = 64
 PROBE_BATCHES = 4
-
-
-@dataclass
-class Setup:
-    """What a configuration builds."""
-
-    task: Task
-    data: TaskData
-    model: Model
-    rule: Rule
-    strategy: Any
-    trainer: Trainer
-    stream: BatchStream
-    device: torch.device
-
-
-@cache
-def _load(name: str, options: str, data_dir: str | None) -> tuple[Task, TaskData, str]:
-    task = TASKS.build(name, **json.loads(options))
-    data = task.load(data_dir)
-    return task, data, data.split_hash
-
-
-def load_task(config: dict[str, Any]) -> tuple[Task, TaskData, str]:
-    """The configured task, its data and their hash; loaded once per process."""
-    task = config["task"]
-    return _load(task["name"], json.dumps(task["options"], sort_keys=True), config["data_dir"])
-
-
-def setup(config: dict[str, Any], *, check: bool = True) -> Setup:
-    """Model, rule, strategy, trainer and batches of ``config``, seeded; UsageError if the rule cannot train the model
-    (unless ``check`` is off)."""
-    task, data, _ = load_task(config)
-    seed_everything(config["seed"])
-    device = resolve_device(config["device"])
-    model = MODELS.build(config["model"]["name"], input=data.input, output=data.output, **config["model"]["options"])
-    rule = RULES.build(config["rule"]["name"], **config["rule"]["options"])
-    reason = rule.supports(model)
-    if check and reason is not None:
-        raise UsageError(f"rule '{rule.name}' cannot train model '{model.name}': {reason}")
-    model.to(device)
-    strategy = STRATEGIES.build(config["strategy"]["name"], **config["strategy"]["options"])
-    trainer = Trainer(**config["trainer"])
-    stream = BatchStream(data.train, data.input, batch_size=trainer.batch_size, seed=config["seed"])
-    return Setup(task, data, model, rule, strategy, trainer, stream, device)
 
 
 def predict(
@@ -131,18 +77,6 @@ def probe(made: Setup, batches: int = PROBE_BATCHES) -> dict[str, float]:
     return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Run with ``count`` torch threads, then as before."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def run(
     config: dict[str, Any], *, out: Path, resume: bool = False, progress: bool = False, minutes: float | None = None
 ) -> dict[str, Any]:
@@ -159,15 +93,8 @@ def run(
         directory = RunDirectory.create(out, config, resume=resume)
         if directory.result is not None and directory.status == "complete":
             return directory.result
-        return _run(config, directory, resume, progress)
-
-
-def calibrated(config: dict[str, Any], minutes: float) -> dict[str, Any]:
-    """``config`` with as many steps as fit in ``minutes``, from the median of a few timed steps."""
-    from baselines.match import match
-
-    runs, _ = match([Resolved(config, {}, "run")], load_task(config)[1], "time", minutes)
-    return runs[0].config
+        with directory.lock():
+            return _run(config, directory, resume, progress)
 
 
 def _run(config: dict[str, Any], directory: RunDirectory, resume: bool, progress: bool) -> dict[str, Any]:
@@ -296,13 +223,6 @@ def evaluate(run_dir: Path, split: Literal["test", "held_out"] = "test") -> dict
     }
 
 
-def macs_per_step(made: Setup, batches: int = 8) -> float:
-    """Multiply-accumulates of a training step, mean over batches spread evenly over the first epoch."""
-    places = np.linspace(0, made.stream.steps_per_epoch - 1, batches).round().astype(int)
-    found = [measure.training_macs(made.rule, made.model, made.stream.batch(int(i)).to(made.device)) for i in places]
-    return float(np.mean(found))
-
-
 def default_out(config: dict[str, Any]) -> Path:
     """``runs/<task>/<model>-<rule>-s<seed>``, with a number behind it where that is taken."""
     base = (
@@ -313,34 +233,3 @@ def default_out(config: dict[str, Any]) -> Path:
         path = base.with_name(f"{base.name}-{number}")
         number += 1
     return path
-
-
-def plan(resolved: Resolved) -> dict[str, Any]:
-    """What a run would do, without training: values with their origin, parameters, shapes, memory, steps."""
-    config = resolved.config
-    made = setup(config)
-    batch = made.stream.batch(0).to(made.device)
-    context = made.model.context(batch)
-    shapes, x = [], batch.x
-    made.model.eval()
-    with torch.no_grad():
-        for index, stage in enumerate(made.model.stages):
-            x = stage(x, context)
-            shapes.append({"stage": index, "name": type(stage).__name__, "output_shape": list(x.shape)})
-    counts = made.model.parameter_counts()
-    weights = 4 * counts["total"]
-    memory = 4 * weights + measure.saved_activation_bytes(made.model, batch)
-    steps, per_epoch = config["trainer"]["steps"], made.stream.steps_per_epoch
-    return {
-        "schema": 1,
-        "kind": "plan",
-        "config": config,
-        "origin": resolved.origin,
-        "parameters": counts,
-        "stages": shapes,
-        "memory_bytes": memory,
-        "steps": steps,
-        "steps_per_epoch": per_epoch,
-        "epochs": steps / per_epoch,
-        "task": {"protocol": made.data.protocol, "data_source": made.data.source, "split_hash": made.data.split_hash},
-    }

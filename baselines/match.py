@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from baselines.config import Resolved
-from baselines.experiment import macs_per_step, setup
+from baselines.setup import load_task, macs_per_step, setup
 from neurons import MODELS
 from neurons.errors import UsageError
 from tasks.task import TaskData
@@ -111,3 +111,9 @@ def _by_time(runs: list[Resolved], data: TaskData, minutes: float | None) -> Bud
     budget = 60 * minutes if minutes else per_step[runs[0].label] * runs[0].config["trainer"]["steps"]
     matched = [with_steps(run, int(budget / per_step[run.label]), "matched time") for run in runs]
     return matched, {"match": "time", "value": budget, "unit": "training seconds"}
+
+
+def calibrated(config: dict[str, Any], minutes: float) -> dict[str, Any]:
+    """``config`` with as many steps as fit in ``minutes``."""
+    runs, _ = match([Resolved(config, {}, "run")], load_task(config)[1], "time", minutes)
+    return runs[0].config

@@ -143,7 +143,7 @@ def _identity(config: dict[str, Any]) -> tuple[Any, ...]:
 
 def _plan(grid: Grid, match: str, as_json: bool) -> dict[str, Any]:
     """What the comparison would run, a row for each label; a rule that cannot train a model is told, not an error."""
-    from baselines.experiment import plan
+    from baselines.plan import plan
 
     rows: list[dict[str, Any]] = []
     for label in grid.labels:

@@ -93,7 +93,7 @@ def _same(stored: dict[str, Any], config: dict[str, Any], calibrated: bool) -> b
 
 
 def _plan(resolved: Resolved, named: dict[str, str], as_json: bool) -> None:
-    from baselines.experiment import plan
+    from baselines.plan import plan
 
     planned = plan(resolved)
     origin = named | planned["origin"]

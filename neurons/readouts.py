@@ -31,7 +31,7 @@ class LabelReadout(nn.Module):
 
     def loss(self, x: Tensor, batch: Batch) -> Loss:
         logits = self(x, Context(mask=batch.mask))
-        total = F.cross_entropy(logits.float(), batch.y, reduction="sum")
+        total = F.cross_entropy(_at_least_float32(logits), batch.y, reduction="sum")
         return Loss(total, total.detach(), len(batch))
 
 
@@ -54,11 +54,16 @@ class TokenReadout(nn.Module):
     def loss(self, x: Tensor, batch: Batch) -> Loss:
         target = batch.y if batch.mask is None else batch.y.masked_fill(~batch.mask, IGNORE)
         target, hidden = target.reshape(-1), x.reshape(-1, x.shape[-1])
-        total = hidden.new_zeros((), dtype=torch.float32)
+        total = _at_least_float32(hidden.new_zeros(()))
         for rows, wanted in zip(hidden.split(self.chunk), target.split(self.chunk), strict=True):
-            logits = self.linear(self.norm(rows)).float()
+            logits = _at_least_float32(self.linear(self.norm(rows)))
             total = total + F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="sum")
         return Loss(total, total.detach(), int((target != IGNORE).sum()))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32; float64 stays, so that exact checks reach through a readout."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def build_readout(output: OutputSpec, *, width: int, dropout: float = 0.0) -> nn.Module:

@@ -31,8 +31,8 @@ class PredictiveCoding(Rule):
     ``variant``:
 
     - ``spc``: start from the forward pass; ``steps`` times, all states at once,
-      ``s_l <- s_l - inference_rate (eps_l - J_{l+1}^T eps_{l+1})``; then the gradient of E at the settled states,
-      ``dE/d theta_l = -(d f_l / d theta_l)^T eps_l``, which is not backprop's.
+      ``s_l <- s_l - inference_rate (eps_l - J_{l+1}^T eps_{l+1} / precision)``; then the gradient of E at the settled
+      states, ``dE/d theta_l = -pi_l (d f_l / d theta_l)^T eps_l``, which is not backprop's.
       Rao & Ballard 1999; Whittington & Bogacz 2017.
     - ``zil``: start from the forward pass, inference_rate 1, and stage l takes its weight gradient at the one moment
       t = L - l, when its error is backprop's delta. Equal to backprop, so it is the exact-gradient control of ``spc``.

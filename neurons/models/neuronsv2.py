@@ -55,7 +55,7 @@ class NeuronsV2(Model):
     apical_mode: how the attention acts on the somas, as a multiplicative ``gate`` or by ``add``.
     attention, heads: a registered attention. For ``gamma``: kappa (concentration of the coherence kernel),
     content_heads (heads without rhythm) and dt (seconds per token); another attention takes the defaults only.
-    fast_rule: how the sequence writes the projection's fast weights: ``hebb``, ``delta`` or ``none``;
+    fast_rule: how the sequence writes the projection's fast weights: ``hebb``, ``delta`` or ``off``;
     tau_fast: their decay in seconds.
     dropout acts on each circuit's output and before the label readout, embedding_dropout on the embedding.
 
@@ -78,7 +78,7 @@ class NeuronsV2(Model):
         kappa: float = 4.0,
         content_heads: int = 2,
         dt: float = 0.001,
-        fast_rule: Literal["hebb", "delta", "none"] = "hebb",
+        fast_rule: Literal["hebb", "delta", "off"] = "hebb",
         tau_fast: float = 0.1,
         dropout: float = 0.1,
         embedding_dropout: float = 0.1,
@@ -115,7 +115,7 @@ class NeuronsV2(Model):
             soma_activation="linear",
         )
         projection: FastSlowLinear | SlowLinear
-        if self.fast_rule == "none":
+        if self.fast_rule == "off":
             projection = SlowLinear(somas, width)
         else:
             projection = FastSlowLinear(

@@ -30,7 +30,8 @@ class Tokens(NamedTuple):
 
 def tokens_of(x: Tensor, y: Tensor, value: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tokens:
     """Tokens in ``dtype`` from x, y (B, H, N), value (B, H, N, D) and mask (B, N)."""
-    z, v = torch.stack([x, y], -1).to(dtype), F.pad(value.to(dtype), (0, 1), value=1.0)
+    z = torch.stack([x, y], -1).to(dtype)
+    v = torch.cat([value, torch.ones_like(z[..., :1])], -1)  # cat converts on the way: one pass over memory, not three
     if mask is not None:
         hidden = ~mask[:, None, :, None]
         z, v = z.masked_fill(hidden, 0), v.masked_fill(hidden, 0)

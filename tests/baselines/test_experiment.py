@@ -7,8 +7,10 @@ import torch
 
 from baselines.compare import compare, gather, load_compare
 from baselines.config import resolve, resolve_grid
-from baselines.experiment import default_out, evaluate, load_task, plan, run, setup
+from baselines.experiment import default_out, evaluate, run
 from baselines.match import match
+from baselines.plan import plan
+from baselines.setup import load_task, setup
 from neurons.errors import RunError, UsageError
 
 TINY = ["trainer.steps=6", "trainer.batch_size=32"]

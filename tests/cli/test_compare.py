@@ -48,7 +48,7 @@ def layer(monkeypatch) -> Layer:
     compare = SimpleNamespace(compare=made.compare, load_compare=made.load_compare, gather=made.gather)
     monkeypatch.setitem(sys.modules, "baselines.compare", compare)
     monkeypatch.setitem(sys.modules, "baselines.report", SimpleNamespace(write=made.write))
-    monkeypatch.setitem(sys.modules, "baselines.experiment", SimpleNamespace(plan=made.plan))
+    monkeypatch.setitem(sys.modules, "baselines.plan", SimpleNamespace(plan=made.plan))
     return made
 
 

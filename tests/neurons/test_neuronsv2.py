@@ -34,7 +34,7 @@ def test_attention_holds_no_parameter_and_a_circuit_half_of_a_transformer_block(
 
 @pytest.mark.parametrize(
     "change",
-    [{"kappa": 1.0}, {"content_heads": 0}, {"apical_mode": "add"}, {"fast_rule": "delta"}, {"fast_rule": "none"},
+    [{"kappa": 1.0}, {"content_heads": 0}, {"apical_mode": "add"}, {"fast_rule": "delta"}, {"fast_rule": "off"},
      {"tau_fast": 0.01}, {"dt": 0.01}, {"heads": 4}, {"attention": "softmax"}, {"branches": 2}, {"somas": 8}],
 )  # fmt: skip
 def test_every_choice_changes_the_logits(change):
@@ -44,7 +44,7 @@ def test_every_choice_changes_the_logits(change):
 
 
 def test_the_attention_reaches_the_logits_through_the_apical_branches():
-    model = build(fast_rule="none")
+    model = build(fast_rule="off")
     sample = batch()
     before = model(sample)
     for circuit in list(model.stages)[1:-1]:
