@@ -9,7 +9,7 @@ A recipe is TOML:
     [models.transformer]              # options; the tables' order is the default --models
     [models.transformer.trainer]      # trainer options for this model only
     [rules.predictive-coding]         # likewise for rules
-    [compare]                         # seeds = 3; controls = false; rows = ["neuronsv2 / backprop"], the pairs to run
+    [compare]                         # seeds = 3; rows = ["neuronsv2 / backprop"], all that runs if no flag names parts
 
 Later layers win: default, recipe, environment, flag. A part is named ``transformer`` or with options of its own,
 ``predictive-coding:variant=zil``.
@@ -33,7 +33,7 @@ from tasks import TASKS
 
 RECIPES = Path(__file__).parent / "recipes"
 PARTS: dict[str, Registry] = {"task": TASKS, "model": MODELS, "rule": RULES, "strategy": STRATEGIES}
-COMPARE_KEYS = ("seeds", "controls", "rows")
+COMPARE_KEYS = ("seeds", "rows")
 RUN_KEYS: dict[str, Any] = {"seed": 0, "device": "auto", "precision": "float32", "threads": None, "data_dir": None}
 
 
@@ -285,7 +285,6 @@ def resolve_grid(
             near = nearest(key, COMPARE_KEYS)
             raise UsageError(f"recipe {name}: [compare] has no '{key}'.{near} It takes: {', '.join(COMPARE_KEYS)}")
     rows = compare.get("rows") if not models and not rules else None
-    controls = controls and compare.get("controls", True)
     seeds = seeds if seeds is not None else compare.get("seeds", 3)
     chosen_seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen_seeds:

@@ -45,6 +45,7 @@ def layer(monkeypatch) -> Layer:
     names = ("run", "evaluate", "default_out", "plan")
     fake = SimpleNamespace(**{name: getattr(made, name) for name in names})
     monkeypatch.setitem(sys.modules, "baselines.experiment", fake)
+    monkeypatch.setitem(sys.modules, "baselines.plan", fake)
     return made
 
 
