@@ -21,19 +21,17 @@ import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from baselines import STRATEGIES
+from baselines.recipe import read_recipe, recipes
 from learning import RULES
 from neurons import MODELS
 from neurons.errors import UsageError, nearest
 from neurons.registry import Entry, Registry, describe
 from tasks import TASKS
 
-RECIPES = Path(__file__).parent / "recipes"
 PARTS: dict[str, Registry] = {"task": TASKS, "model": MODELS, "rule": RULES, "strategy": STRATEGIES}
-COMPARE_KEYS = ("seeds", "rows")
 RUN_KEYS: dict[str, Any] = {"seed": 0, "device": "auto", "precision": "float32", "threads": None, "data_dir": None}
 
 
@@ -92,35 +90,6 @@ def scalar(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def recipes() -> dict[str, Path]:
-    """Shipped recipes by name."""
-    return {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
-
-
-def read_recipe(name_or_path: str) -> tuple[dict[str, Any], str]:
-    """A recipe and the origin to print for its values."""
-    shipped = recipes()
-    if name_or_path in shipped:
-        path, origin = shipped[name_or_path], f"recipe {name_or_path}"
-    else:
-        path, origin = Path(name_or_path), f"file {name_or_path}"
-        if not path.is_file():
-            raise UsageError(
-                f"no recipe '{name_or_path}'.{nearest(name_or_path, shipped)} Shipped: {', '.join(shipped)}"
-            )
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path}: {error}") from error
-    known = ("description", "task", "trainer", "models", "rules", "compare")
-    for key in document:
-        if key not in known:
-            raise UsageError(
-                f"recipe {path} has an unknown key '{key}'.{nearest(key, known)} It takes: {', '.join(known)}"
-            )
-    return document, origin
 
 
 def trainer_entry() -> Entry:
@@ -280,10 +249,6 @@ def resolve_grid(
     """Models x rules x seeds. A settling rule brings its exact-gradient control along unless ``controls`` is off."""
     document, origin, name, chosen = _document(recipe, task)
     compare = document.get("compare", {})
-    for key in compare:
-        if key not in COMPARE_KEYS:
-            near = nearest(key, COMPARE_KEYS)
-            raise UsageError(f"recipe {name}: [compare] has no '{key}'.{near} It takes: {', '.join(COMPARE_KEYS)}")
     rows = compare.get("rows") if not models and not rules else None
     seeds = seeds if seeds is not None else compare.get("seeds", 3)
     chosen_seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)

@@ -30,13 +30,13 @@ def command(kind: str | None, as_json: bool) -> None:
 
 
 def _recipes() -> dict[str, str]:
-    from baselines.config import read_recipe, recipes
+    from baselines.recipe import read_recipe, recipes
 
     return {name: str(read_recipe(name)[0].get("description", "")) for name in recipes()}
 
 
 def _print_kinds(as_json: bool) -> None:
-    from baselines.config import recipes
+    from baselines.recipe import recipes
 
     counts = {plural: len(registry.entries()) for plural, registry in common.kinds().items()}
     counts["recipes"] = len(recipes())

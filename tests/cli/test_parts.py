@@ -95,6 +95,6 @@ def test_only_models_have_a_circuit(neurons):
 
 
 def test_recipes_are_listed(neurons):
-    from baselines.config import recipes
+    from baselines.recipe import recipes
 
     assert [one["name"] for one in document(neurons("list", "recipes", "--json"))["parts"]] == list(recipes())
