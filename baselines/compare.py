@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,10 +23,11 @@ from baselines.report import write
 from baselines.rows import Result, make_row, pairs, requirement, sides, verdict, warnings
 from baselines.setup import load_task, setup, threads
 from learning.files import json_text, write_atomic
-from neurons.errors import RunError, UsageError
+from learning.run import identity
+from neurons.errors import DivergedError, RunError, UsageError
 from neurons.model import Attention
 
-SCALING_LENGTHS = (4096, 8192, 16384, 32768)
+SCALING_LENGTHS = (4096, 6144, 8192, 12288, 16384, 24576, 32768)
 Finished = list[tuple[Resolved, Result | None]]
 
 
@@ -49,8 +51,7 @@ def compare(
     """
     for text in require:
         sides(text, grid.labels)
-    if out.exists() and any(out.iterdir()) and not resume:
-        raise RunError(f"'{out}' is not empty. Continue it with --resume auto, or choose another --out")
+    _check_folder(out, resume)
     supported, reasons = _supported(grid)
     runs, budget = _budgeted(supported, out, match, minutes, resume)
     share = runs[0].config["threads"] or max(1, (os.cpu_count() or 1) // jobs)
@@ -69,8 +70,7 @@ def compare(
     ]
     task, data, split_hash = load_task(runs[0].config)
     task_block = {"name": task.name, "protocol": data.protocol, "split_hash": split_hash, "data_source": data.source}
-    document = _document(task_block, table, finished, floor_values) | {
-        "budget": budget,
+    document = _document(task_block, table, finished, floor_values, budget) | {
         "seeds": list(grid.seeds),
         "primary": {"name": task.primary, "higher_is_better": task.higher_is_better},
         "requirements": [requirement(text, table) for text in require],
@@ -81,6 +81,18 @@ def compare(
     return _published(document, out)
 
 
+def _check_folder(out: Path, resume: bool) -> None:
+    """Nothing is overwritten: only an unfinished or finished comparison may be resumed."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise RunError(f"'{out}' is a file. Choose another folder with --out DIR")
+    begun = (out / "budget.json").is_file()
+    if any(path.name != "budget.json.tmp" for path in out.iterdir()) and not (resume and begun):
+        how = "Continue it with --resume auto, or choose" if begun else "It holds no comparison: choose"
+        raise RunError(f"'{out}' is not empty. {how} another --out")
+
+
 def gather(run_dirs: Sequence[Path]) -> dict[str, Any]:
     """A comparison document from finished runs of one task and split, without training anything."""
     finished: Finished = []
@@ -88,10 +100,10 @@ def gather(run_dirs: Sequence[Path]) -> dict[str, Any]:
         try:
             result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
             config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
-            label = f"{result['model']['name']} / {result['rule']['name']}"
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"'{run_dir}' is no finished run (no result.json). Try: neurons runs list") from error
-        finished.append((Resolved(config, {}, label), result))
+        finished.append((Resolved(config, {}, ""), result))
+    finished = _labelled(finished)
     results = [result for _, result in finished if result is not None]
     if len({result["task"]["split_hash"] for result in results}) != 1:
         raise UsageError("these runs saw different splits: a report compares runs of one task and split")
@@ -99,8 +111,8 @@ def gather(run_dirs: Sequence[Path]) -> dict[str, Any]:
     labels = list(dict.fromkeys(one.label for one, _ in finished))
     table = [make_row(label, finished) for label in labels]
     task_block = {key: first["task"][key] for key in ("name", "protocol", "split_hash", "data_source")}
-    document = _document(task_block, table, finished, first["floors"]) | {
-        "budget": {"match": "none", "value": None, "unit": "gathered runs"},
+    budget = {"match": "none", "value": None, "unit": "gathered runs"}
+    document = _document(task_block, table, finished, first["floors"], budget) | {
         "seeds": sorted({result["seed"] for result in results}),
         "primary": {key: first["primary"][key] for key in ("name", "higher_is_better")},
         "requirements": [],
@@ -109,6 +121,31 @@ def gather(run_dirs: Sequence[Path]) -> dict[str, Any]:
     }
     document["verdict"] = verdict(document)
     return document
+
+
+def _labelled(finished: Finished) -> Finished:
+    """Runs labelled by model and rule, with the options in which runs of one model or rule differ."""
+    names: dict[str, list[dict[str, Any]]] = {}
+    for kind in ("model", "rule"):
+        for one, _ in finished:
+            names.setdefault(one.config[kind]["name"], []).append(one.config[kind]["options"])
+    differing = {
+        name: [key for key in options[0] if any(other.get(key) != options[0][key] for other in options)]
+        for name, options in names.items()
+    }
+    labelled: Finished = []
+    seen: set[tuple[str, int]] = set()
+    for one, result in finished:
+        parts = []
+        for kind in ("model", "rule"):
+            name, options = one.config[kind]["name"], one.config[kind]["options"]
+            parts.append(":".join([name, *(f"{key}={options.get(key)}" for key in differing[name])]))
+        label = " / ".join(parts)
+        if (label, one.config["seed"]) in seen:
+            raise UsageError(f"two runs of '{label}' have seed {one.config['seed']}: give each run once")
+        seen.add((label, one.config["seed"]))
+        labelled.append((Resolved(one.config, {}, label), result))
+    return labelled
 
 
 def load_compare(path: Path) -> dict[str, Any]:
@@ -124,7 +161,11 @@ def load_compare(path: Path) -> dict[str, Any]:
 
 
 def _document(
-    task: dict[str, Any], table: list[dict[str, Any]], finished: Finished, floor_values: dict[str, float]
+    task: dict[str, Any],
+    table: list[dict[str, Any]],
+    finished: Finished,
+    floor_values: dict[str, float],
+    budget: dict[str, Any],
 ) -> dict[str, Any]:
     results = [result for _, result in finished if result is not None]
     if not results:
@@ -142,10 +183,11 @@ def _document(
         "schema": 1,
         "kind": "compare",
         "task": task,
+        "budget": budget,
         "rows": table,
         "floors": floor_values,
         "pairs": pairs(table),
-        "warnings": warnings(table, floor_values, results, min((row["n"] for row in table if row["n"]), default=0)),
+        "warnings": warnings(table, floor_values, results, budget["match"]),
         "curves": curves,
         "results": [
             {k: v for k, v in result.items() if k not in {"predictions", "curve", "env"}} for result in results
@@ -180,13 +222,18 @@ def _budgeted(
 ) -> tuple[list[Resolved], dict[str, Any]]:
     """Matched runs; a resumed comparison takes the budget that it wrote down the first time."""
     kept = out / "budget.json"
-    asked = [one.config for one in runs]
+    asked = {"match": how, "minutes": minutes, "configs": [identity(one.config) for one in runs]}
     if resume and kept.exists():
-        saved = json.loads(kept.read_text())
+        try:
+            saved = json.loads(kept.read_text())
+        except ValueError as error:
+            raise RunError(f"'{kept}' is damaged: {error}. Choose another --out") from error
         if saved["asked"] != json.loads(json_text(asked)):
             raise UsageError(f"'{out}' holds another comparison. Repeat its command, or choose another --out")
         again = zip(runs, saved["configs"], strict=True)
-        return [Resolved(config, one.origin, one.label, one.control) for one, config in again], saved["budget"]
+        here = runs[0].config["data_dir"]
+        restored = [Resolved(config | {"data_dir": here}, one.origin, one.label, one.control) for one, config in again]
+        return restored, saved["budget"]
     with threads(runs[0].config["threads"]):
         matched, budget = match_budget(runs, load_task(runs[0].config)[1], how, minutes)
     text = json_text({"budget": budget, "asked": asked, "configs": [one.config for one in matched]})
@@ -208,7 +255,7 @@ def _train(
 ) -> tuple[Finished, dict[str, str]]:
     """Every run with its result (None if it failed), in order, and the failures by label."""
     configs = [one.config | {"threads": share} for one in runs]
-    collected: dict[int, Result | RunError] = {}
+    collected: dict[int, Result | DivergedError] = {}
     if jobs == 1:
         for number, one in enumerate(runs):
             if progress:
@@ -216,7 +263,12 @@ def _train(
             collected[number] = _job(configs[number], str(_folder(out, one)), resume, progress)
     else:
         # spawned, so that the processes share nothing; they keep the caller's order, so the table fills row by row
-        with ProcessPoolExecutor(max_workers=jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            max_workers=jobs,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_end_with_parent,
+            initargs=(os.getpid(),),
+        ) as pool:
             futures = {
                 pool.submit(_job, configs[number], str(_folder(out, one)), resume, False): number
                 for number, one in enumerate(runs)
@@ -237,22 +289,33 @@ def _train(
     finished: Finished = []
     for number, one in enumerate(runs):
         result = collected[number]
-        if isinstance(result, RunError):
+        if isinstance(result, DivergedError):
             failures.setdefault(one.label, f"seed {one.config['seed']} failed: {result}")
-        finished.append((one, None if isinstance(result, RunError) else result))
+        finished.append((one, None if isinstance(result, DivergedError) else result))
     return finished, failures
 
 
-def _job(config: dict[str, Any], out: str, resume: bool, progress: bool) -> Result | RunError:
+def _end_with_parent(parent: int) -> None:
+    """A worker whose parent was killed stops too: else it would hold its run's lock against the resumed comparison."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _job(config: dict[str, Any], out: str, resume: bool, progress: bool) -> Result | DivergedError:
     try:
         return run(config, out=Path(out), resume=resume, progress=progress)
-    except RunError as error:
+    except DivergedError as error:
         return error
 
 
-def _told(one: Resolved, result: Result | RunError) -> str:
+def _told(one: Resolved, result: Result | DivergedError) -> str:
     where = f"{one.label}, seed {one.config['seed']}"
-    if isinstance(result, RunError):
+    if isinstance(result, DivergedError):
         return f"{where}: failed: {result}"
     return f"{where}: {result['primary']['name']} {result['primary']['value']:.4f}, {result['train']['seconds']:.0f} s"
 
@@ -264,10 +327,12 @@ def _attention_scaling(runs: list[Resolved], share: int) -> dict[str, dict[str, 
         for one in runs:
             name = one.label.split(" / ")[0]
             if name not in found:
-                model = setup(one.config).model
-                mixers = [module for module in model.modules() if isinstance(module, Attention)]
+                made = setup(one.config)
+                mixers = [module for module in made.model.modules() if isinstance(module, Attention)]
                 found[name] = None
                 if mixers:
-                    width = getattr(model, model.width_option)
-                    found[name] = measure.attention_scaling(mixers[0], width=width, lengths=SCALING_LENGTHS)
+                    width = getattr(made.model, made.model.width_option)
+                    found[name] = measure.attention_scaling(
+                        mixers[0], width=width, lengths=SCALING_LENGTHS, device=made.device
+                    )
     return found

@@ -171,6 +171,8 @@ def _resolve_one(
         config[key], layers.origin[key] = run.get(key, (default, "default"))
     if "steps" in run:
         config["trainer"]["steps"], layers.origin["trainer.steps"] = run["steps"]
+    if config["seed"] < 0 or (config["threads"] is not None and config["threads"] < 1):
+        raise UsageError("a seed is at least 0, threads at least 1")
     label = f"{parts['model']} / {parts['rule']}"
     return Resolved(config, layers.origin, label, control)
 
@@ -285,4 +287,6 @@ def resolve_grid(
         if unknown:
             raise UsageError(f"recipe {name}: [compare] rows names '{unknown[0]}', which no model and rule of it make")
         runs = [run for run in runs if run.label in rows]
+    if len({(run.label, run.config["seed"]) for run in runs}) < len(runs):
+        raise UsageError("a model, rule or seed is named twice: name each once")
     return Grid(tuple(runs), chosen_seeds, name)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import sklearn
 import torch
 from torch import nn
 
 from baselines import FLOORS, measure
+from baselines.floor import Floor
 from baselines.match import calibrated
 from baselines.setup import Setup, load_task, macs_per_step, setup, threads
 from learning.checkpoint import load_weights
@@ -18,6 +21,7 @@ from learning.precision import Precision, autocast
 from learning.rules.probe import gradient_cosine
 from learning.run import RunDirectory
 from learning.trainer import FitReport
+from neurons.errors import DivergedError
 from neurons.model import Model
 from tasks.batches import BatchStream, evaluation_batches
 from tasks.cache import cached_bytes, key
@@ -55,26 +59,44 @@ def score(made: Setup, split: Split, precision: Precision) -> tuple[dict[str, fl
 
 
 def floors(config: dict[str, Any]) -> dict[str, float]:
-    """Test accuracy of every trivial reader that the task names; fitted once per split hash and kept in the cache."""
+    """Test accuracy of every trivial reader that the task names and that can read this data; fitted once per split and
+    version of its library, and kept in the cache."""
     task, data, split_hash = load_task(config)
     found = {}
     for name in task.floors:
+        floor = FLOORS.build(name)
+        if floor.fits(data) is not None:
+            continue
 
-        def fitted(name: str = name) -> bytes:
-            floor = FLOORS.build(name).fit(data)
-            return json.dumps(accuracy(floor.predict(data.test), data.test.labels)).encode()
+        def fitted(floor: Floor = floor) -> bytes:
+            return json.dumps(accuracy(floor.fit(data).predict(data.test), data.test.labels)).encode()
 
-        source = Path(FLOORS.get(name).__module__.replace(".", "/")).name
-        kept = cached_bytes(f"floor-{source}-{key(floor=name, version=1, split=split_hash)}.json", fitted)
-        found[name] = json.loads(kept)
+        made_from = key(floor=name, version=1, split=split_hash, sklearn=sklearn.__version__)
+        found[name] = json.loads(cached_bytes(f"floor-{name}-{made_from}.json", fitted))
     return found
 
 
-def probe(made: Setup, batches: int = PROBE_BATCHES) -> dict[str, float]:
-    """Cosine of the rule's gradient to backpropagation's, mean over held-out batches; the rule's stationarity too."""
+def probe(made: Setup, batches: int = PROBE_BATCHES) -> dict[str, float | None]:
+    """Of the rule on held-out batches, means without dropout: ``cosine`` of its gradient to backpropagation's,
+    ``stationarity`` (None where nothing settles) and ``passes``. All None if settling diverges there."""
     stream = BatchStream(made.data.held_out, made.data.input, batch_size=made.trainer.batch_size, seed=0)
-    found = [gradient_cosine(made.rule, made.model, stream.batch(i).to(made.device)) for i in range(batches)]
-    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    found = []
+    was_training = made.model.training
+    made.model.eval()
+    try:
+        for i in range(batches):
+            batch = stream.batch(i).to(made.device)
+            cosine = gradient_cosine(made.rule, made.model, batch)["cosine"]
+            report = made.rule.step(made.model, batch)
+            found.append((cosine, report.scalars.get("stationarity"), report.passes))
+    except DivergedError:
+        return {"cosine": None, "stationarity": None, "passes": None}
+    finally:
+        made.model.zero_grad(set_to_none=True)
+        made.model.train(was_training)
+    cosines, left, passes = zip(*found, strict=True)
+    settled = None if None in left else float(np.mean(left))
+    return {"cosine": float(np.mean(cosines)), "stationarity": settled, "passes": float(np.mean(passes))}
 
 
 def run(
@@ -88,20 +110,23 @@ def run(
     with threads(config["threads"]):
         if minutes is not None and not (resume and (out / "config.json").exists()):
             config = calibrated(config, minutes)
-        elif minutes is not None:
-            config = json.loads((out / "config.json").read_text())
+        elif minutes is not None:  # the steps it was calibrated to then; all else must be what is asked now
+            stored = RunDirectory(out).config.get("trainer", {})
+            config = config | {"trainer": config["trainer"] | {"steps": stored.get("steps")}}
+        if resume and (out / "config.json").exists():
+            directory = RunDirectory.create(out, config, resume=True)
+            if directory.result is not None and directory.status == "complete":
+                return directory.result
+        made = setup(config)  # before the folder: a configuration that cannot be built leaves none behind
         directory = RunDirectory.create(out, config, resume=resume)
-        if directory.result is not None and directory.status == "complete":
-            return directory.result
         with directory.lock():
-            return _run(config, directory, resume, progress)
+            return _run(config, made, directory, resume, progress)
 
 
-def _run(config: dict[str, Any], directory: RunDirectory, resume: bool, progress: bool) -> dict[str, Any]:
+def _run(config: dict[str, Any], made: Setup, directory: RunDirectory, resume: bool, progress: bool) -> dict[str, Any]:
     measure.reset_peak_memory(config["device"])
-    made = setup(config)
     precision = config["precision"]
-    cosine_start = probe(made)
+    start = probe(made)
 
     def evaluate_held_out(_: nn.Module) -> dict[str, float]:
         return score(made, made.data.held_out, precision)[0]
@@ -123,11 +148,10 @@ def _run(config: dict[str, Any], directory: RunDirectory, resume: bool, progress
     peak = measure.peak_memory_bytes(made.device)
     held_out, _ = score(made, made.data.held_out, precision)
     test, predictions = score(made, made.data.test, precision)
-    result = _result(config, made, fit, held_out, test, peak)
-    result["metrics"] |= {
-        "cosine_to_backprop_start": cosine_start["cosine"],
-        "cosine_to_backprop": probe(made)["cosine"],
-    }
+    result = _result(config, made, fit, held_out, test)
+    result |= costs(made, fit.steps)
+    result["memory"]["peak_bytes"] = peak
+    result["metrics"] |= probed(start, probe(made))
     result["predictions"] = predictions.tolist()
     result["env"] = directory.environment
     result["warnings"] = fit.warnings + warnings(result, made.data)
@@ -136,10 +160,9 @@ def _run(config: dict[str, Any], directory: RunDirectory, resume: bool, progress
 
 
 def _result(
-    config: dict[str, Any], made: Setup, fit: FitReport, held_out: dict[str, float], test: dict[str, float], peak: int
+    config: dict[str, Any], made: Setup, fit: FitReport, held_out: dict[str, float], test: dict[str, float]
 ) -> dict[str, Any]:
     data, model = made.data, made.model
-    batch = made.stream.batch(0).to(made.device)
     return {
         "schema": 1,
         "kind": "run",
@@ -166,8 +189,7 @@ def _result(
             "test_loss": test["loss"],
             "held_out": held_out["primary"],
             "held_out_loss": held_out["loss"],
-            "rule_passes": made.rule.step(model, batch).passes,
-            **{f"rule_{name}": value for name, value in fit.scalars.items()},
+            **{f"last_{name}": value for name, value in fit.scalars.items()},
         },
         "floors": floors(config),
         "budget": {"match": "steps", "value": made.trainer.steps},
@@ -178,11 +200,33 @@ def _result(
             "tokens_per_second": fit.tokens_per_second,
             "best_step": fit.best_step,
         },
-        "inference": measure.inference(model, batch),
-        "memory": {"peak_bytes": peak, "saved_activation_bytes": measure.saved_activation_bytes(model, batch)},
-        "cost": {"train_macs": fit.steps * macs_per_step(made), "inference_macs": measure.inference_macs(model, batch)},
         "stopped_by": fit.stopped_by,
         "curve": fit.curve,
+    }
+
+
+def costs(made: Setup, steps: int) -> dict[str, Any]:
+    """Inference, memory and arithmetic, on the test split's batch of median length; training MACs of ``steps``."""
+    batches = list(evaluation_batches(made.data.test, made.data.input, EVALUATION_BATCH))
+    batch = batches[len(batches) // 2][1].to(made.device)
+    try:
+        training: float | None = steps * macs_per_step(made)
+    except DivergedError:
+        training = None
+    return {
+        "inference": measure.inference(made.model, batch),
+        "memory": {"saved_activation_bytes": measure.saved_activation_bytes(made.model, batch)},
+        "cost": {"train_macs": training, "inference_macs": measure.inference_macs(made.model, batch)},
+    }
+
+
+def probed(start: dict[str, float | None], end: dict[str, float | None]) -> dict[str, float | None]:
+    """Two probes as metrics."""
+    return {
+        "cosine_to_backprop_start": start["cosine"],
+        "cosine_to_backprop": end["cosine"],
+        "rule_stationarity": end["stationarity"],
+        "rule_passes": end["passes"],
     }
 
 
@@ -202,7 +246,8 @@ def warnings(result: dict[str, Any], data: TaskData) -> list[str]:
 def load_run(run_dir: Path) -> Setup:
     """A finished run, rebuilt from its config with its selected weights."""
     directory = RunDirectory(run_dir)
-    made = setup(directory.config)
+    data_dir = os.environ.get("NEURONS_DATA_DIR") or directory.config["data_dir"]
+    made = setup(directory.config | {"data_dir": data_dir})
     load_weights(directory.weights, made.model)
     return made
 

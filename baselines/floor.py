@@ -28,11 +28,6 @@ class Floor:
         raise NotImplementedError("abstract: a floor defines predict(split)")
 
 
-def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Share of equal labels, in [0, 1]."""
-    return float(np.mean(predicted == labels))
-
-
 def one_class(data: TaskData) -> str | None:
     """A reason for floors that need two classes to tell apart."""
     return "all training labels are equal" if len(np.unique(data.train.labels)) < 2 else None

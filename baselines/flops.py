@@ -90,7 +90,17 @@ def _real_transform(x: Any, axes: Any, *_: Any, out_shape: Any = None, **__: Any
     return _complex_transform(real, axes) // 2
 
 
+def _triangular_solve(a: Any, b: Any, *_: Any, left: bool = True, **__: Any) -> int:
+    """Half of the product with the full matrix."""
+    n, columns = a[-1], math.prod(b) // a[-1]
+    return n * columns
+
+
+_KNOWN = FlopCounterMode(display=False).flop_registry  # in-place products are overloads that torch does not list
 _FORMULAS = {
+    aten.baddbmm_: _KNOWN[aten.baddbmm],
+    aten.addmm_: _KNOWN[aten.addmm],
+    aten.linalg_solve_triangular: _triangular_solve,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     aten._embedding_bag: _bag,

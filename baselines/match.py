@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import copy
-import time
+import math
+import statistics
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from baselines.config import Resolved
-from baselines.setup import load_task, macs_per_step, setup
+from baselines.setup import Setup, load_task, macs_per_step, setup
+from learning.trainer import Trainer
 from neurons import MODELS
 from neurons.errors import UsageError
 from tasks.task import TaskData
 
+CALIBRATIONS, CALIBRATION_STEPS = 3, 6
 Budgeted = tuple[list[Resolved], dict[str, Any]]
 
 
 def match(runs: list[Resolved], data: TaskData, how: str, minutes: float | None) -> Budgeted:
     """``runs`` with their widths or steps adjusted, and the budget that they now share.
 
-    steps: every run takes the steps it was configured with (they must agree). params: widths are chosen so that the
+    steps: every run takes the steps it was configured with. params: widths are chosen so that the
     non-embedding parameters come nearest to the first model's. flops: the first run's training MACs buy the others'
     steps. time: ``minutes`` (or the first run's expected time) buy everybody's steps, by interleaved calibration.
     """
@@ -63,16 +66,18 @@ def _by_parameters(runs: list[Resolved], data: TaskData) -> Budgeted:
         option = MODELS.get(name).width_option  # type: ignore[attr-defined]
         key = run.label.split(" / ")[0]
         if key not in widths:
-            widths[key] = _nearest_width(run, data, target, run.config["model"]["options"].get("heads") or 1)
+            options = run.config["model"]["options"]
+            unit = math.lcm(4, options.get("heads") or 1, options.get("branches") or 1)
+            reference = run.config["model"] == runs[0].config["model"]
+            widths[key] = options[option] if reference else _nearest_width(run, data, target, unit)
         config = copy.deepcopy(run.config)
         config["model"]["options"][option] = widths[key]
         matched.append(replace(run, config=config, origin=run.origin | {f"model.{option}": "matched parameters"}))
     return matched, {"match": "params", "value": target, "unit": "non-embedding parameters"}
 
 
-def _nearest_width(run: Resolved, data: TaskData, target: int, heads: int) -> int:
-    """The width, a multiple of 4 and of the heads, whose parameter count is nearest to ``target``."""
-    unit = heads if heads % 4 == 0 else 4 * heads
+def _nearest_width(run: Resolved, data: TaskData, target: int, unit: int) -> int:
+    """The multiple of ``unit`` whose parameter count is nearest to ``target``."""
     low, high = 1, 2
     while _non_embedding(run, data, high * unit) < target and high * unit < 65_536:
         low, high = high, high * 2
@@ -97,20 +102,31 @@ def _by_macs(runs: list[Resolved], data: TaskData) -> Budgeted:
 
 
 def _by_time(runs: list[Resolved], data: TaskData, minutes: float | None) -> Budgeted:
-    """Seconds per step as the median of interleaved rounds, so that a busy machine slows every run alike."""
-    made = {label: setup(run.config) for label, run in _first_of_each(runs).items()}
-    seconds: dict[str, list[float]] = {label: [] for label in made}
-    for i in range(8):
-        for label, one in made.items():
-            batch = one.stream.batch(i)
-            start = time.perf_counter()
-            one.rule.step(one.model, batch)
-            if i >= 2:
-                seconds[label].append(time.perf_counter() - start)
-    per_step = {label: sorted(times)[len(times) // 2] for label, times in seconds.items()}
+    """Seconds of whole training steps, interleaved so that a busy machine slows every run alike."""
+    firsts = _first_of_each(runs)
+    seconds: dict[str, list[float]] = {label: [] for label in firsts}
+    for repeat in range(CALIBRATIONS + 1):
+        for label, run in firsts.items():
+            took = _seconds_per_step(setup(run.config), run.config, first=repeat * CALIBRATION_STEPS)
+            if repeat:  # the first round warms up
+                seconds[label].append(took)
+    per_step = {label: statistics.median(times) for label, times in seconds.items()}
     budget = 60 * minutes if minutes else per_step[runs[0].label] * runs[0].config["trainer"]["steps"]
     matched = [with_steps(run, int(budget / per_step[run.label]), "matched time") for run in runs]
     return matched, {"match": "time", "value": budget, "unit": "training seconds"}
+
+
+def _seconds_per_step(made: Setup, config: dict[str, Any], *, first: int) -> float:
+    options = {"steps": CALIBRATION_STEPS, "eval_every": CALIBRATION_STEPS, "patience": None, "select": "last"}
+    fit = Trainer(**(config["trainer"] | options)).fit(
+        made.model,
+        made.rule,
+        lambda i: made.stream.batch(first + i),
+        lambda model: {"primary": 0.0},
+        device=str(made.device),
+        precision=config["precision"],
+    )
+    return fit.seconds / fit.steps
 
 
 def calibrated(config: dict[str, Any], minutes: float) -> dict[str, Any]:

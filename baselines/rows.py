@@ -11,6 +11,12 @@ from neurons.errors import UsageError, nearest
 
 Result = dict[str, Any]
 Row = dict[str, Any]
+BUDGETS = {
+    "steps": ("train", "steps"),
+    "params": ("parameters", "non_embedding"),
+    "flops": ("cost", "train_macs"),
+    "time": ("train", "seconds"),
+}
 UNSETTLED = 0.1  # stationarity above which a settling rule's row carries a warning
 
 
@@ -33,7 +39,6 @@ def make_row(
         return row
     values = [result["primary"]["value"] for result in results]
     mean, low, high = mean_interval(values)
-    metrics = results[0]["metrics"]
     return row | {
         "rule_options": results[0]["rule"]["config"],
         "control": mine[0][0].control,
@@ -56,7 +61,7 @@ def make_row(
             "start": _mean(results, "metrics", "cosine_to_backprop_start"),
             "end": _mean(results, "metrics", "cosine_to_backprop"),
         },
-        "stationarity": _mean(results, "metrics", "rule_stationarity") if "rule_stationarity" in metrics else None,
+        "stationarity": _mean(results, "metrics", "rule_stationarity"),
         "passes": _mean(results, "metrics", "rule_passes"),
     }
 
@@ -100,9 +105,10 @@ def requirement(text: str, rows: Sequence[Row]) -> dict[str, Any]:
     return {"expression": text, "met": told["low"] is not None and told["low"] > 0, **told}
 
 
-def warnings(rows: Sequence[Row], floors: dict[str, float], results: Sequence[Result], seeds: int) -> list[str]:
-    """What a reader must know before quoting the table."""
+def warnings(rows: Sequence[Row], floors: dict[str, float], results: Sequence[Result], matched: str) -> list[str]:
+    """What a reader must know before quoting the table; ``matched`` is what should be equal between its rows."""
     found = []
+    seeds = min((row["n"] for row in rows if row["n"]), default=0)
     if seeds < 3:
         found.append(f"{seeds} seed{'s' if seeds > 1 else ''}: fewer than 3, no interval to rely on")
     for row in rows:
@@ -116,9 +122,10 @@ def warnings(rows: Sequence[Row], floors: dict[str, float], results: Sequence[Re
             found.append(f"{row['label']} ({mean:.3f}) is below a floor: {', '.join(below)}")
         if row["stationarity"] is not None and row["stationarity"] > UNSETTLED:
             found.append(f"{row['label']} did not settle: {row['stationarity']:.2f} of the driving error is left")
-    steps = {row["train"]["steps"] for row in rows if row["n"]}
-    if len(steps) > 1:
-        found.append(f"steps differ between rows: {min(steps):.0f} to {max(steps):.0f}")
+    section, key = BUDGETS.get(matched, BUDGETS["steps"])
+    spent = [row[section][key] for row in rows if row["n"]]
+    if spent and max(spent) > 1.05 * min(spent):
+        found.append(f"budgets differ: {section} {key.replace('_', ' ')} from {min(spent):.4g} to {max(spent):.4g}")
     chance = {text for result in results for text in result["warnings"] if text.startswith("at chance")}
     return found + sorted(chance)
 
@@ -158,5 +165,7 @@ def verdict(document: dict[str, Any]) -> str:
     )
 
 
-def _mean(results: Sequence[Result], section: str, key: str) -> float:
-    return float(sum(result[section][key] for result in results) / len(results))
+def _mean(results: Sequence[Result], section: str, key: str) -> float | None:
+    """Mean over the results that have the number; None if none does."""
+    values = [result[section][key] for result in results if result[section].get(key) is not None]
+    return float(sum(values) / len(values)) if values else None

@@ -59,7 +59,13 @@ def setup(config: dict[str, Any], *, check: bool = True) -> Setup:
     task, data, _ = load_task(config)
     seed_everything(config["seed"])
     device = resolve_device(config["device"])
-    model = MODELS.build(config["model"]["name"], input=data.input, output=data.output, **config["model"]["options"])
+    name, options = config["model"]["name"], config["model"]["options"]
+    try:
+        model = MODELS.build(name, input=data.input, output=data.output, **options)
+    except (ValueError, RuntimeError, ArithmeticError) as error:  # a width of 0, say; UsageError is a ValueError
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"model '{name}' cannot be built with these options: {error}") from error
     rule = RULES.build(config["rule"]["name"], **config["rule"]["options"])
     reason = rule.supports(model)
     if check and reason is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,7 @@ def _one(
         return _plan(grid, match, as_json)
     from baselines.compare import compare
 
-    place = _place(grid, out, resume)
+    place = _place(grid, out, resume, match, minutes)
     typed = shlex.join(["neurons", *(click.get_current_context().obj or [])])
     document = compare(
         grid, out=place, match=match, minutes=minutes, require=require, jobs=jobs, resume=resume is not None,
@@ -108,13 +109,13 @@ def _seeds(text: str | None) -> int | list[int] | None:
     if text is None:
         return None
     items = [item.strip() for item in text.split(",")]
-    if not all(item.isdigit() for item in items if item) or not any(items):
+    if not all(item.isdecimal() for item in items if item) or not any(items):
         raise UsageError(f"--seeds takes a count such as 3, or a list such as 0,1,2, not '{text}'")
     seeds = [int(item) for item in items if item]
     return seeds if "," in text else seeds[0]
 
 
-def _place(grid: Grid, out: Path | None, resume: str | None) -> Path:
+def _place(grid: Grid, out: Path | None, resume: str | None, match: str, minutes: float | None) -> Path:
     """--out; with --resume its path, or the newest unfinished comparison of these runs; else the first free folder."""
     if resume not in (None, "auto"):
         if not (Path(str(resume)) / "budget.json").is_file():
@@ -124,21 +125,17 @@ def _place(grid: Grid, out: Path | None, resume: str | None) -> Path:
         return out
     base = Path("runs") / grid.runs[0].config["task"]["name"]
     if resume == "auto":
-        wanted = [_identity(run.config) for run in grid.runs]
+        from learning.run import identity
+
+        asked = {"match": match, "minutes": minutes, "configs": [identity(run.config) for run in grid.runs]}
         begun = [path.parent for path in base.glob("*/budget.json") if not (path.parent / "compare.json").is_file()]
         for path in sorted(begun, key=lambda path: path.stat().st_mtime, reverse=True):
-            if [_identity(config) for config in common.read_json(path / "budget.json")["configs"]] == wanted:
+            if common.read_json(path / "budget.json").get("asked") == json.loads(json.dumps(asked)):
                 return path
     number, place = 2, base / "compare"
     while place.exists():
         number, place = number + 1, base / f"compare-{number}"
     return place
-
-
-def _identity(config: dict[str, Any]) -> tuple[Any, ...]:
-    """What a budget leaves alone: it may change the model's width and the steps."""
-    trainer = {key: value for key, value in config["trainer"].items() if key != "steps"}
-    return config["task"], config["model"]["name"], config["rule"], config["seed"], trainer
 
 
 def _plan(grid: Grid, match: str, as_json: bool) -> dict[str, Any]:

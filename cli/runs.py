@@ -38,13 +38,14 @@ def scan(root: Path) -> list[Found]:
 def _read(path: Path) -> Found:
     from learning.run import RunDirectory
 
-    age = max(time.time() - max(entry.stat().st_mtime for entry in path.iterdir()), 0.0)
+    age = 0.0
     try:
+        age = max(time.time() - max(entry.stat().st_mtime for entry in path.iterdir()), 0.0)
         config = common.read_json(path / "config.json")
         task, model, rule = (str(config.get(part, {}).get("name", "?")) for part in ("task", "model", "rule"))
         run = RunDirectory(path)
         status, primary = run.status, (run.result or {}).get("primary", {})
-    except (RunError, OSError):
+    except (RunError, OSError, AttributeError, TypeError):  # somebody else's config.json has another shape
         return Found(str(path), "damaged", "?", "?", "?", None, None, "", age)
     return Found(
         str(path), status, task, model, rule, config.get("seed"), primary.get("value"), primary.get("name", ""), age

@@ -86,10 +86,12 @@ def _unfinished(config: dict[str, Any], minutes: float | None) -> Path | None:
 
 
 def _same(stored: dict[str, Any], config: dict[str, Any], calibrated: bool) -> bool:
+    from learning.run import identity
+
     if calibrated:
         steps = {"steps": stored.get("trainer", {}).get("steps")}
         config = config | {"trainer": config["trainer"] | steps}
-    return stored == config
+    return identity(stored) == identity(config)
 
 
 def _plan(resolved: Resolved, named: dict[str, str], as_json: bool) -> None:

@@ -37,7 +37,10 @@ def append_line(path: Path, line: str) -> None:
     """Append ``line`` and a newline in one write, so that a crash can tear the last line only."""
     try:
         with open(path, "ab", buffering=0) as file:
-            file.write(line.encode() + b"\n")
+            end, data = file.tell(), line.encode() + b"\n"
+            if file.write(data) != len(data):  # a disk that fills up may take a part and say nothing
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, "disk full")
     except OSError as error:
         raise write_error(path, error) from error
 

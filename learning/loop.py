@@ -31,7 +31,7 @@ from learning.rule import Rule, StepReport
 from learning.run import RunDirectory
 from learning.schedules import Schedule, multiplier
 from learning.seeds import seed_step
-from neurons.errors import RunError
+from neurons.errors import DivergedError, RunError
 from neurons.specs import Batch
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Loop:
                         self._evaluate(bar)
                     if stop or self.finished or step % self.checkpoint_every == 0:
                         self._save()
-                    if stop and not self.finished:
+                    if stop:  # also after the last step: what follows training can wait for the resume
                         raise Interrupted(f"interrupted at step {step}; {self._how_to_resume()}")
         except KeyboardInterrupt as error:
             raise Interrupted(f"stopped during step {self.tracker.step + 1}; {self._how_to_resume()}") from error
@@ -188,7 +188,7 @@ class Loop:
         size, value, clip = float(norm), float(report.loss.reported), self.options.clip
         if not (math.isfinite(size) and math.isfinite(value)):
             mean = value / max(report.loss.count, 1)
-            raise RunError(
+            raise DivergedError(
                 f"non-finite loss at step {self.tracker.step + 1} (loss {mean:g}, gradient norm {size:g}). "
                 f"Lower trainer.lr (now {self.options.lr:g}), lengthen trainer.warmup or tighten trainer.clip"
             )

@@ -68,7 +68,7 @@ class RunDirectory:
         run = cls(path)
         if not resume:
             raise RunError(f"{path} already holds a run ({run.status}). Add --resume auto, or choose another --out DIR")
-        difference = _first_difference(run.config, json.loads(_json(config)))
+        difference = _first_difference(identity(run.config), identity(json.loads(_json(config))))
         if difference is not None:
             key, there, asked = difference
             raise UsageError(
@@ -232,6 +232,11 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {self.path / name}: {error}") from error
         return found
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes two configurations the same run; where the data lies on this machine does not (its hash does)."""
+    return {key: value for key, value in config.items() if key != "data_dir"}
 
 
 def _json(value: Any) -> bytes:

@@ -16,6 +16,10 @@ class RunError(NeuronsError):
     """A run failed: non-finite loss, a directory that is taken, a corrupt checkpoint, a full disk."""
 
 
+class DivergedError(RunError):
+    """Training or settling ran away: this run is over, others may go on."""
+
+
 class UsageError(NeuronsError, ValueError):
     """Wrong name, option, type or configuration."""
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from neurons.errors import UsageError
 from neurons.specs import InputSpec, OutputSpec
 from tasks.data import Source
 
@@ -54,6 +55,12 @@ class TaskData:
         """16 hex digits over the three splits."""
         joined = "".join(split.digest() for split in (self.train, self.held_out, self.test))
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+def check_share(name: str, value: float) -> None:
+    """UsageError unless ``value`` is a share of the data, above 0 and below 1."""
+    if not 0 < value < 1:
+        raise UsageError(f"task.{name} is a share of the data between 0 and 1, not {value}. Try: task.{name}=0.1")
 
 
 class Task:

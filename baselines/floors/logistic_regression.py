@@ -13,8 +13,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
 from baselines import FLOORS
-from baselines.floor import Floor, accuracy, one_class
+from baselines.floor import Floor, one_class
 from neurons.specs import InputSpec
+from tasks.metrics import accuracy
 from tasks.task import Split, TaskData
 
 GRID = (0.01, 0.1, 1.0, 10.0)  # inverse strengths C of the L2 penalty

@@ -14,7 +14,7 @@ from learning import RULES
 from learning.chain import Chain, unsupported
 from learning.rule import Rule, StepReport, Update
 from learning.rules.settle import Settling, generators, set_generators, still_statistics
-from neurons.errors import RunError, UsageError
+from neurons.errors import DivergedError, UsageError
 from neurons.specs import Loss
 
 RETRIES = 3
@@ -58,7 +58,8 @@ class PredictiveCoding(Rule):
 
     ``wavefront``: skip stages that the error has not reached yet; exact.
 
-    Raises UsageError for steps < 1 or inference_rate <= 0, RunError if settling diverges or the loss is not finite.
+    Raises UsageError for steps < 1 or inference_rate <= 0, DivergedError if settling diverges or the loss is not
+    finite.
     """
 
     local = True
@@ -111,14 +112,14 @@ class PredictiveCoding(Rule):
             scalars = self._scalars(settling)
             start, end = scalars["energy_start"], scalars["energy"]
             if not math.isfinite(start):
-                raise RunError(
+                raise DivergedError(
                     f"the loss is {start} before settling: look for NaN in the input, or lower the learning rate"
                 )
             if end <= start + 1e-3 * abs(start) + 1e-6:  # False for NaN
                 chain.fill(gradients)
                 return StepReport(_detached(settling.forward_loss), passes, scalars | {"retries": retries})
             set_generators(chain.input.device, before)
-        raise RunError(
+        raise DivergedError(
             f"predictive coding diverges: in {self.steps} steps the energy rose from {start:.4g} to {end:.4g}, even at "
             f"inference rate {rate:.2g}. Lower it. Try: rule.inference_rate={rate / 4:.2g}, or a larger rule.precision"
         )

@@ -54,7 +54,9 @@ class NeuronsV2(Model):
     branches: dendritic branches per soma and tree, each with D / branches inputs of its own.
     apical_mode: how the attention acts on the somas, as a multiplicative ``gate`` or by ``add``.
     attention, heads: a registered attention. For ``gamma``: kappa (concentration of the coherence kernel),
-    content_heads (heads without rhythm) and dt (seconds per token); another attention takes the defaults only.
+    content_heads (heads without rhythm) and dt (seconds per token, of the embedding's clock too); another attention
+    takes the defaults only.
+    phase_code: a registered phase code through which features in [0, 1] enter; None takes them as numbers.
     fast_rule: how the sequence writes the projection's fast weights: ``hebb``, ``delta`` or ``off``;
     tau_fast: their decay in seconds.
     dropout acts on each circuit's output and before the label readout, embedding_dropout on the embedding.
@@ -78,6 +80,7 @@ class NeuronsV2(Model):
         kappa: float = 4.0,
         content_heads: int = 2,
         dt: float = 0.001,
+        phase_code: str | None = None,
         fast_rule: Literal["hebb", "delta", "off"] = "hebb",
         tau_fast: float = 0.1,
         dropout: float = 0.1,
@@ -98,9 +101,12 @@ class NeuronsV2(Model):
             dropout,
             embedding_dropout,
         )
+        self.phase_code = phase_code
         if layers < 1:
             raise UsageError(f"neuronsv2 needs at least one layer, not {layers}")
-        embedding = TemporalEmbedding(input, width=width, dropout=embedding_dropout)
+        if fast_rule == "off" and tau_fast != MODELS.entry("neuronsv2").defaults()["tau_fast"]:
+            raise UsageError("tau_fast is the decay of fast weights, and fast_rule is 'off': leave it at its default")
+        embedding = TemporalEmbedding(input, width=width, dropout=embedding_dropout, dt=dt, code=phase_code)
         circuits = [self._circuit(index) for index in range(layers)]
         self.stages = nn.ModuleList([embedding, *circuits, build_readout(output, width=width, dropout=dropout)])
 

@@ -9,7 +9,7 @@ import numpy as np
 from neurons.specs import InputSpec, OutputSpec
 from tasks import TASKS
 from tasks.data import stratified
-from tasks.task import Split, Task, TaskData
+from tasks.task import Split, Task, TaskData, check_share
 
 
 @TASKS.register("digits")
@@ -24,6 +24,8 @@ class Digits(Task):
 
     def __init__(self, *, test: float = 0.2, held_out: float = 0.1, seed: int = 0) -> None:
         self.test, self.held_out, self.seed = test, held_out, seed
+        check_share("test", test)
+        check_share("held_out", held_out)
 
     def load(self, data_dir: str | None = None) -> TaskData:
         from sklearn.datasets import load_digits

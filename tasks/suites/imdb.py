@@ -7,10 +7,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from neurons.errors import UsageError
 from neurons.specs import OutputSpec
 from tasks import TASKS
 from tasks.data import Rows, Source, load_rows, stratified
-from tasks.task import Task, TaskData
+from tasks.task import Task, TaskData, check_share
 from tasks.text import as_tokens
 
 
@@ -48,6 +49,9 @@ class IMDB(Task):
     ) -> None:
         self.level, self.vocabulary, self.max_length = level, vocabulary, max_length
         self.fraction, self.seed = fraction, seed
+        check_share("fraction", fraction)
+        if max_length is not None and max_length < 1:
+            raise UsageError(f"task.max_length keeps at least one symbol, not {max_length}")
 
     def load(self, data_dir: str | None = None) -> TaskData:
         assert self.data is not None

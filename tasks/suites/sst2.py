@@ -6,11 +6,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from neurons.errors import UsageError
 from neurons.specs import OutputSpec
 from tasks import TASKS
 from tasks.cache import cached_arrays, key
 from tasks.data import Source, load_rows, text_hash
-from tasks.task import Task, TaskData
+from tasks.task import Task, TaskData, check_share
 from tasks.text import as_tokens
 
 
@@ -51,6 +52,9 @@ class SST2(Task):
     ) -> None:
         self.level, self.vocabulary, self.max_length = level, vocabulary, max_length
         self.holdout, self.fraction, self.seed = holdout, fraction, seed
+        check_share("fraction", fraction)
+        if max_length is not None and max_length < 1:
+            raise UsageError(f"task.max_length keeps at least one symbol, not {max_length}")
 
     def load(self, data_dir: str | None = None) -> TaskData:
         assert self.data is not None

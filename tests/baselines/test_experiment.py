@@ -133,3 +133,28 @@ def test_matched_parameters_are_near_and_matched_flops_equal():
     assert by_time[0].config["trainer"]["steps"] >= 1
     with pytest.raises(UsageError, match="--match takes"):
         match(runs, data, "luck", None)
+
+
+def test_gathered_runs_are_told_apart_by_the_options_in_which_they_differ(tmp_path):
+    for width in (4, 8):
+        config = resolve(task="digits", model=f"mlp:width={width}", rule="backprop", sets=TINY).config
+        run(config, out=tmp_path / str(width))
+    told = gather([tmp_path / "4", tmp_path / "8"])
+    assert [row["label"] for row in told["rows"]] == ["mlp:width=4 / backprop", "mlp:width=8 / backprop"]
+    with pytest.raises(UsageError, match="have seed 0"):
+        gather([tmp_path / "4", tmp_path / "4"])
+
+
+def test_minutes_choose_steps_and_a_resume_asks_for_the_same_run(tmp_path):
+    first = run(tiny(rule="backprop").config, out=tmp_path / "a", minutes=0.001)
+    again = run(tiny(rule="backprop").config, out=tmp_path / "a", minutes=0.001, resume=True)
+    assert again == json.loads(json.dumps(first))
+    with pytest.raises(UsageError, match="'seed' is 0 there"):
+        run(tiny(rule="backprop", seed=1).config, out=tmp_path / "a", minutes=0.001, resume=True)
+
+
+def test_a_model_that_cannot_be_built_is_a_usage_error():
+    with pytest.raises(UsageError, match="cannot be built"):
+        setup(resolve(task="digits", model="mlp:width=-3").config)
+    with pytest.raises(UsageError, match="at least 0"):
+        resolve(task="digits", model="mlp", seed=-1)

@@ -18,10 +18,11 @@ from sklearn.svm import LinearSVC
 
 import tasks.suites  # noqa: F401
 from baselines import FLOORS
-from baselines.floor import Floor, accuracy
+from baselines.floor import Floor
 from baselines.floors import logistic_regression, nb_svm
 from neurons.specs import InputSpec, OutputSpec
 from tasks import TASKS
+from tasks.metrics import accuracy
 from tasks.task import Split, TaskData
 
 TOKENS = InputSpec("tokens", length=4, size=6)

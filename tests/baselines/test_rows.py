@@ -51,7 +51,7 @@ def test_failed_seeds_leave_a_reason_and_the_others_count():
     one, two = Resolved({}, {}, "a / r"), Resolved({}, {}, "a / r")
     found = make_row("a / r", [(one, result(0.5, 0)), (two, None)], failed="seed 1 failed: diverged")
     assert (found["n"], found["seeds"], found["unsupported"]) == (1, [0], None)
-    assert "seed 1 failed" in warnings([found], {}, [], 1)[1]
+    assert "seed 1 failed" in warnings([found], {}, [], "steps")[1]
     nothing = make_row("a / r", [(one, None)], failed="diverged")
     assert (nothing["n"], nothing["unsupported"], nothing["failed"]) == (0, "diverged", "diverged")
 
@@ -98,9 +98,11 @@ def test_the_verdict_carries_its_interval_and_selects_on_held_out():
 
 def test_warnings_name_floors_seeds_and_settling():
     rows = [row("a / r", A, stationarity=0.5), row("b / r", B, steps=20)]
-    found = " | ".join(warnings(rows, {"nb-svm": 0.85}, [], 2))
-    assert "2 seeds: fewer than 3" in found
+    found = " | ".join(warnings(rows, {"nb-svm": 0.85}, [], "steps"))
+    assert "fewer than 3" not in found
+    assert "2 seeds: fewer than 3" in " ".join(warnings([row("a / r", {0: 0.9, 1: 0.8})], {}, [], "steps"))
     assert "b / r (0.810) is below a floor: nb-svm 0.850" in found
     assert "a / r (" not in found
     assert "a / r did not settle" in found
-    assert "steps differ" in found
+    assert "budgets differ: train steps from 10 to 20" in found
+    assert "budgets" not in " ".join(warnings(rows, {}, [], "flops"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,9 +131,10 @@ def test_the_first_free_folder_is_taken(neurons, layer):
     assert [call["out"] for call in layer.calls] == [Path("runs/digits/compare"), Path("runs/digits/compare-2")]
 
 
-def begun(path: Path, configs: list[dict], finished: bool = False) -> Path:
+def begun(path: Path, configs: list[dict], finished: bool = False, asked: list[dict] | None = None) -> Path:
     path.mkdir(parents=True)
-    (path / "budget.json").write_text(json.dumps({"budget": {}, "configs": configs}))
+    asked = {"match": "steps", "minutes": None, "configs": asked if asked is not None else configs}
+    (path / "budget.json").write_text(json.dumps({"budget": {}, "asked": asked, "configs": configs}))
     if finished:
         (path / "compare.json").write_text(json.dumps(comparison()))
     return path
@@ -141,13 +143,14 @@ def begun(path: Path, configs: list[dict], finished: bool = False) -> Path:
 def test_resume_auto_finds_the_unfinished_comparison_of_the_same_runs(neurons, layer):
     neurons("compare", *TINY)
     configs = [json.loads(json.dumps(run.config)) for run in layer.calls[0]["grid"].runs]
+    asked = [{key: value for key, value in config.items() if key != "data_dir"} for config in deepcopy(configs)]
     for config in configs:  # what a budget may have changed
         config["trainer"]["steps"] = 99
         config["model"]["options"]["width"] = 24
         config["threads"] = 1
-    wanted = begun(Path("runs/digits/compare"), configs)
+    wanted = begun(Path("runs/digits/compare"), configs, asked=asked)
     begun(Path("runs/digits/compare-2"), configs[:1])
-    begun(Path("runs/digits/compare-3"), configs, finished=True)
+    begun(Path("runs/digits/compare-3"), configs, finished=True, asked=asked)
     assert neurons("compare", *TINY, "--resume", "auto").exit_code == 0
     assert (layer.calls[1]["out"], layer.calls[1]["resume"]) == (wanted, True)
     assert neurons("compare", *TINY, "--resume", "auto", "--set", "trainer.lr=0.5").exit_code == 0

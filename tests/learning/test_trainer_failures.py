@@ -94,14 +94,17 @@ def test_an_ignored_signal_stays_ignored(run):
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_a_signal_at_the_last_step_is_a_complete_run(run):
+def test_a_signal_at_the_last_step_stops_too_and_the_resume_has_nothing_left_to_train(run):
     def batches(i):
         if i == 59:
             signal.raise_signal(signal.SIGINT)
         return batch_at(i)
 
-    _, report = fit(run, batches=batches)
+    with pytest.raises(Interrupted, match="interrupted at step 60; checkpoint written"):
+        fit(run, batches=batches)
+    model, report = fit(run, resume=True, batches=batches)
     assert report.steps == 60
+    assert_same_tensors(model_tensors(model), model_tensors(fit()[0]))
 
 
 def test_a_second_ctrl_c_stops_at_once(run):
