@@ -32,7 +32,9 @@ class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
-        self.formulas = FlopCounterMode(display=False, custom_mapping=_FORMULAS).flop_registry
+        known = FlopCounterMode(display=False, custom_mapping=_FORMULAS).flop_registry
+        # in-place products are operators of their own, which torch does not list
+        self.formulas = {**known, aten.baddbmm_: known[aten.baddbmm], aten.addmm_: known[aten.addmm]}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -93,13 +95,10 @@ def _real_transform(x: Any, axes: Any, *_: Any, out_shape: Any = None, **__: Any
 def _triangular_solve(a: Any, b: Any, *_: Any, left: bool = True, **__: Any) -> int:
     """Half of the product with the full matrix."""
     n, columns = a[-1], math.prod(b) // a[-1]
-    return n * columns
+    return n * n * columns
 
 
-_KNOWN = FlopCounterMode(display=False).flop_registry  # in-place products are overloads that torch does not list
 _FORMULAS = {
-    aten.baddbmm_: _KNOWN[aten.baddbmm],
-    aten.addmm_: _KNOWN[aten.addmm],
     aten.linalg_solve_triangular: _triangular_solve,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,

@@ -78,6 +78,8 @@ def _rows(document: dict[str, Any], width: int | None) -> str:
         notes.append(f"{BEST} best mean")
     if any(row.get("control") for row in document["rows"]):
         notes.append(f"{CONTROL} exact-gradient control of a settling rule, out of competition")
+    if "params" not in dropped:
+        notes.append("params: trainable and fixed ones, embedding tables left out")
     if "passes" not in dropped and any("passes" in row for row in document["rows"]):
         notes.append("passes: forward and backward passes through one stage, in one step")
     if "cosine" not in dropped and any("cosine_to_backprop" in row for row in document["rows"]):
@@ -102,7 +104,7 @@ def _row(row: dict[str, Any], name: str, best: bool) -> list[str]:
         shown.plus_minus(row["value"], name),
         told(shown.metric(held_out, name), held_out),
         str(row["n"]),
-        shown.count(shown.dig(row, "parameters", "total")),
+        shown.count(shown.dig(row, "parameters", "non_embedding")),
         shown.count(shown.dig(row, "parameters", "attention")),
         shown.seconds(shown.dig(row, "train", "seconds")),
         told(shown.count(rate), rate),

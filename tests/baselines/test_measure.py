@@ -20,6 +20,7 @@ from baselines.models.mlp import MLP
 from baselines.models.transformer import Transformer
 from learning import RULES
 from learning.rule import Rule, StepReport
+from neurons.dendrites.layer import DendriticLayer
 from neurons.specs import Batch, Context, InputSpec, OutputSpec
 
 COUNT, STEPS, FEATURES, WIDTH, CLASSES = 3, 4, 5, 8, 2
@@ -255,3 +256,20 @@ def test_attention_scaling_takes_a_real_mixer() -> None:
     model = Transformer(input=InputSpec(), output=OutputSpec(), width=8, heads=2)
     found = measure.attention_scaling(model.stages[1], width=8, lengths=(8, 16, 32), budget=0.1)
     assert len(found["seconds"]) == len(found["lengths"]) == 3
+
+
+def test_products_in_place_and_triangular_solves_count():
+    a, b, c = torch.zeros(2, 3, 5), torch.randn(2, 3, 4), torch.randn(2, 4, 5)
+    assert count_macs(lambda: a.baddbmm_(b, c)) == 2 * 3 * 4 * 5
+    assert count_macs(lambda: torch.zeros(3, 5).addmm_(b[0], c[0])) == 3 * 4 * 5
+    triangle = torch.eye(4).repeat(2, 1, 1)
+    assert count_macs(lambda: torch.linalg.solve_triangular(triangle, c, upper=False)) == 2 * 4 * 4 * 5 / 2
+
+
+def test_a_dendritic_layer_costs_three_products_and_one_recomputed():
+    """Forward u = x w; backward u again, dx and dw: with the threshold as one more synapse where u or dw is formed."""
+    tokens, inputs, somas, branches = 100, 64, 128, 4
+    layer = DendriticLayer(basal=inputs, somas=somas, branches=branches)
+    x = torch.randn(tokens, inputs, requires_grad=True)
+    product, thresholds = tokens * inputs * somas, tokens * branches * somas
+    assert count_macs(lambda: layer(x).sum().backward()) == 4 * product + 3 * thresholds

@@ -168,6 +168,7 @@ def test_an_unknown_device_is_exit_2(neurons):
     assert "Did you mean 'cpu'" in one_line(result)
 
 
+@pytest.mark.usefixtures("foreground")
 def test_ctrl_c_leaves_a_checkpoint_and_resume_ends_as_if_nothing_had_happened(neurons, monkeypatch):
     append = RunDirectory.append
 
@@ -188,6 +189,14 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_ends_as_if_nothing_had_happened(n
     whole = one_document(neurons("train", *TINY, "--set", "trainer.eval_every=7", "--out", "whole", "--json"))["result"]
     assert resumed["predictions"] == whole["predictions"]
     assert resumed["metrics"] == whole["metrics"]
+
+
+@pytest.fixture
+def foreground():
+    """Ctrl-C as in a terminal; a background job starts with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
