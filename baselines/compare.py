@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from baselines import measure
 from baselines.config import Grid, Resolved
+from baselines.document import Finished, make_document
 from baselines.experiment import floors, run
 from baselines.match import match as match_budget
 from baselines.report import write
-from baselines.rows import Result, make_row, pairs, requirement, sides, verdict, warnings
+from baselines.rows import Result, make_row, requirement, sides, verdict
 from baselines.setup import load_task, setup, threads
 from learning.files import json_text, write_atomic
 from learning.run import identity
@@ -28,7 +29,6 @@ from neurons.errors import DivergedError, RunError, UsageError
 from neurons.model import Attention
 
 SCALING_LENGTHS = (4096, 6144, 8192, 12288, 16384, 24576, 32768)
-Finished = list[tuple[Resolved, Result | None]]
 
 
 def compare(
@@ -70,7 +70,7 @@ def compare(
     ]
     task, data, split_hash = load_task(runs[0].config)
     task_block = {"name": task.name, "protocol": data.protocol, "split_hash": split_hash, "data_source": data.source}
-    document = _document(task_block, table, finished, floor_values, budget) | {
+    document = make_document(task_block, table, finished, floor_values, budget) | {
         "seeds": list(grid.seeds),
         "primary": {"name": task.primary, "higher_is_better": task.higher_is_better},
         "requirements": [requirement(text, table) for text in require],
@@ -91,109 +91,6 @@ def _check_folder(out: Path, resume: bool) -> None:
     if any(path.name != "budget.json.tmp" for path in out.iterdir()) and not (resume and begun):
         how = "Continue it with --resume auto, or choose" if begun else "It holds no comparison: choose"
         raise RunError(f"'{out}' is not empty. {how} another --out")
-
-
-def gather(run_dirs: Sequence[Path]) -> dict[str, Any]:
-    """A comparison document from finished runs of one task and split, without training anything."""
-    finished: Finished = []
-    for run_dir in run_dirs:
-        try:
-            result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
-            config = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError) as error:
-            raise UsageError(f"'{run_dir}' is no finished run (no result.json). Try: neurons runs list") from error
-        finished.append((Resolved(config, {}, ""), result))
-    finished = _labelled(finished)
-    results = [result for _, result in finished if result is not None]
-    if len({result["task"]["split_hash"] for result in results}) != 1:
-        raise UsageError("these runs saw different splits: a report compares runs of one task and split")
-    first = results[0]
-    labels = list(dict.fromkeys(one.label for one, _ in finished))
-    table = [make_row(label, finished) for label in labels]
-    task_block = {key: first["task"][key] for key in ("name", "protocol", "split_hash", "data_source")}
-    budget = {"match": "none", "value": None, "unit": "gathered runs"}
-    document = _document(task_block, table, finished, first["floors"], budget) | {
-        "seeds": sorted({result["seed"] for result in results}),
-        "primary": {key: first["primary"][key] for key in ("name", "higher_is_better")},
-        "requirements": [],
-        "recipe": None,
-        "command": None,
-    }
-    document["verdict"] = verdict(document)
-    return document
-
-
-def _labelled(finished: Finished) -> Finished:
-    """Runs labelled by model and rule, with the options in which runs of one model or rule differ."""
-    names: dict[str, list[dict[str, Any]]] = {}
-    for kind in ("model", "rule"):
-        for one, _ in finished:
-            names.setdefault(one.config[kind]["name"], []).append(one.config[kind]["options"])
-    differing = {
-        name: [key for key in options[0] if any(other.get(key) != options[0][key] for other in options)]
-        for name, options in names.items()
-    }
-    labelled: Finished = []
-    seen: set[tuple[str, int]] = set()
-    for one, result in finished:
-        parts = []
-        for kind in ("model", "rule"):
-            name, options = one.config[kind]["name"], one.config[kind]["options"]
-            parts.append(":".join([name, *(f"{key}={options.get(key)}" for key in differing[name])]))
-        label = " / ".join(parts)
-        if (label, one.config["seed"]) in seen:
-            raise UsageError(f"two runs of '{label}' have seed {one.config['seed']}: give each run once")
-        seen.add((label, one.config["seed"]))
-        labelled.append((Resolved(one.config, {}, label), result))
-    return labelled
-
-
-def load_compare(path: Path) -> dict[str, Any]:
-    """``compare.json`` of a comparison's folder, or that file itself."""
-    file = path / "compare.json" if path.is_dir() else path
-    try:
-        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"'{path}' holds no readable compare.json. Try: neurons compare --task digits") from error
-    if document.get("kind") != "compare":
-        raise UsageError(f"'{file}' is not a comparison (kind {document.get('kind')!r})")
-    return document
-
-
-def _document(
-    task: dict[str, Any],
-    table: list[dict[str, Any]],
-    finished: Finished,
-    floor_values: dict[str, float],
-    budget: dict[str, Any],
-) -> dict[str, Any]:
-    results = [result for _, result in finished if result is not None]
-    if not results:
-        raise RunError("no run finished: " + "; ".join(dict.fromkeys(row["unsupported"] or "" for row in table)))
-    curves: dict[str, list[dict[str, Any]]] = {row["label"]: [] for row in table}
-    for one, result in finished:
-        if result is not None:
-            points = [
-                {"step": point["step"], "seconds": point["seconds"], "loss": point["loss"], "value": point["primary"]}
-                for point in result["curve"]
-                if point["split"] == "held_out"
-            ]
-            curves[one.label].append({"seed": result["seed"], "points": points})
-    return {
-        "schema": 1,
-        "kind": "compare",
-        "task": task,
-        "budget": budget,
-        "rows": table,
-        "floors": floor_values,
-        "pairs": pairs(table),
-        "warnings": warnings(table, floor_values, results, budget["match"]),
-        "curves": curves,
-        "results": [
-            {k: v for k, v in result.items() if k not in {"predictions", "curve", "env"}} for result in results
-        ],
-        "env": dict(results[0]["env"]),
-    }
 
 
 def _published(document: dict[str, Any], out: Path) -> dict[str, Any]:

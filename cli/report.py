@@ -28,7 +28,7 @@ def command(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
       neurons report runs/digits/compare -o digits.html
       neurons report runs/digits/mlp-backprop-s0 runs/digits/neuronsv2-backprop-s0 -o both.html
     """
-    from baselines.compare import gather, load_compare
+    from baselines.document import gather, load_compare
     from baselines.report import write
 
     compared = [path for path in runs if (path / "compare.json").is_file()]

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from baselines.compare import compare, gather, load_compare
+from baselines.compare import compare
 from baselines.config import resolve, resolve_grid
+from baselines.document import gather, load_compare
 from baselines.experiment import default_out, evaluate, run
 from baselines.match import match
 from baselines.plan import plan

@@ -46,8 +46,9 @@ class Layer:
 @pytest.fixture
 def layer(monkeypatch) -> Layer:
     made = Layer()
-    compare = SimpleNamespace(compare=made.compare, load_compare=made.load_compare, gather=made.gather)
-    monkeypatch.setitem(sys.modules, "baselines.compare", compare)
+    monkeypatch.setitem(sys.modules, "baselines.compare", SimpleNamespace(compare=made.compare))
+    document = SimpleNamespace(load_compare=made.load_compare, gather=made.gather)
+    monkeypatch.setitem(sys.modules, "baselines.document", document)
     monkeypatch.setitem(sys.modules, "baselines.report", SimpleNamespace(write=made.write))
     monkeypatch.setitem(sys.modules, "baselines.plan", SimpleNamespace(plan=made.plan))
     return made
