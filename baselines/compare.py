@@ -24,6 +24,7 @@ from baselines.report import write
 from baselines.rows import Result, make_row, requirement, sides, verdict
 from baselines.setup import load_task, setup, threads
 from learning.files import json_text, write_atomic
+from learning.interrupt import Interrupted
 from learning.run import identity
 from neurons.errors import DivergedError, RunError, UsageError
 from neurons.model import Attention
@@ -179,8 +180,11 @@ def _train(
                             bar.update()
                             bar.write(_told(runs[number], collected[number]), file=sys.stderr)
                         time.sleep(0.05)
-                except BaseException:
+                except BaseException as error:
                     pool.shutdown(wait=False, cancel_futures=True)
+                    if isinstance(error, KeyboardInterrupt):
+                        told = f"interrupted; what was trained is kept in {out}. Continue: the same with --resume auto"
+                        raise Interrupted(told) from error
                     raise
     failures: dict[str, str] = {}
     finished: Finished = []
