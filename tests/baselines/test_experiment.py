@@ -125,6 +125,8 @@ def test_matched_parameters_are_near_and_matched_flops_equal():
     for one in matched:
         counts = setup(one.config).model.parameter_counts()["non_embedding"]
         assert counts == pytest.approx(budget["value"], rel=0.1)
+    reference = [resolve(task="digits", model="mlp:width=10", rule="backprop", sets=TINY)]
+    assert match(reference, data, "params", None)[0][0].config["model"]["options"]["width"] == 10
     by_flops, _ = match(runs, data, "flops", None)
     transformer, settling, mlp, _ = (one.config["trainer"]["steps"] for one in by_flops)
     assert transformer == 6
