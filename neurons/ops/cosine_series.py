@@ -15,6 +15,10 @@ from neurons.errors import UsageError
 SAMPLES = 4096
 TOLERANCE = 1e-10  # of the summed tail: 64k tokens of it stay below 1e-6 of a single weight of one
 
+# Rounding of the FFT reaches 4e-15 of c_0 and changes with threads and memory alignment; weighted by m and summed over
+# 2048 harmonics it would pass TOLERANCE. Smooth kernels have nothing left to lose below this.
+NOISE = 1e-14
+
 
 class Kernel:
     """A coherence kernel: how strongly two oscillators interact, as a function of the cosine of their phase difference.
@@ -54,7 +58,7 @@ def cosine_coefficients(kernel: Kernel) -> Tensor:
     angle = torch.arange(SAMPLES, dtype=torch.float64) * (2 * math.pi / SAMPLES)
     c = torch.fft.rfft(kernel(torch.cos(angle))).real / SAMPLES
     c[1:-1] *= 2
-    return c.masked_fill_(c.abs() < 1e-16 * c.abs().max(), 0.0)
+    return c.masked_fill_(c.abs() < NOISE * c.abs().max(), 0.0)
 
 
 @lru_cache(maxsize=64)

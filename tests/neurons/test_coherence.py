@@ -307,3 +307,18 @@ def test_contradictions_are_usage_errors(options: dict, message: str) -> None:
     phase, value, _ = sample(4)
     with pytest.raises(UsageError, match=message):
         coherence_attention(phase, value, **options)
+
+
+@pytest.mark.parametrize("kernel", ["von_mises", "sigmoid_cosine", "raised_cosine"])
+def test_the_order_does_not_hang_on_the_rounding_of_the_fft(kernel, monkeypatch):
+    """Noise of the size that another thread count or memory alignment gives leaves the order as it is."""
+    expected = cosine_series.__wrapped__(kernel, 4.0, None).order
+    exact = torch.fft.rfft
+    noise = torch.Generator().manual_seed(0)
+
+    def rounded(x):
+        c = exact(x)
+        return c + 4e-15 * abs(c[0]) * torch.randn(c.shape, generator=noise, dtype=torch.float64).clamp(-2, 2)
+
+    monkeypatch.setattr(torch.fft, "rfft", rounded)
+    assert cosine_series.__wrapped__(kernel, 4.0, None).order == expected
