@@ -17,7 +17,7 @@ TOLERANCE = 1e-10  # of the summed tail: 64k tokens of it stay below 1e-6 of a s
 
 # Rounding of the FFT reaches 4e-15 of c_0 and changes with threads and memory alignment; weighted by m and summed over
 # 2048 harmonics it would pass TOLERANCE. Smooth kernels have nothing left to lose below this.
-NOISE = 1e-14
+NOISE = 2e-14
 
 
 class Kernel:

@@ -318,7 +318,7 @@ def test_the_order_does_not_hang_on_the_rounding_of_the_fft(kernel, monkeypatch)
 
     def rounded(x):
         c = exact(x)
-        return c + 4e-15 * abs(c[0]) * torch.randn(c.shape, generator=noise, dtype=torch.float64).clamp(-2, 2)
+        return c + 2e-15 * abs(c[0]) * torch.randn(c.shape, generator=noise, dtype=torch.float64).clamp(-2, 2)
 
     monkeypatch.setattr(torch.fft, "rfft", rounded)
     assert cosine_series.__wrapped__(kernel, 4.0, None).order == expected
