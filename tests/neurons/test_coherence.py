@@ -68,7 +68,7 @@ def with_gradients(function, phase: Tensor, value: Tensor, cotangent: Tensor) ->
     return [out, *torch.autograd.grad((out * cotangent.to(out.dtype)).sum(), [phase, value])]
 
 
-def close(actual: list[Tensor], expected: list[Tensor], tolerance: float = 1e-6) -> None:
+def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float = 1e-6) -> None:
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.double(), e.double(), rtol=tolerance, atol=tolerance)
 
@@ -84,7 +84,7 @@ def test_series_is_the_definition_in_values_and_gradients(n: int, kappa: float, 
     slow = with_gradients(
         lambda p, v: definition(p, v, kappa=kappa, causal=causal), phase.double(), value.double(), cotangent
     )
-    close(fast, slow)
+    assert_close(fast, slow)
 
 
 @pytest.mark.parametrize(("causal", "leak"), [(False, None), (True, None), (True, 0.99)])
@@ -95,7 +95,7 @@ def test_segments_join_without_a_seam(causal: bool, leak: float | None, monkeypa
     slow = with_gradients(
         lambda p, v: definition(p, v, causal=causal, leak=leak or 1.0), phase.double(), value.double(), cotangent
     )
-    close(fast, slow)
+    assert_close(fast, slow)
 
 
 @pytest.mark.parametrize("kernel", KERNELS.names())
@@ -116,7 +116,7 @@ def test_every_kernel(kernel: str, kappa: float, causal: bool, mode: str) -> Non
         value.double(),
         cotangent,
     )
-    close(fast, slow)
+    assert_close(fast, slow)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -145,7 +145,7 @@ def test_window_is_a_band_of_the_definition(causal: bool, window: int, n: int) -
         value.double(),
         cotangent,
     )
-    close(fast, slow)
+    assert_close(fast, slow)
 
 
 @pytest.mark.parametrize("n", [100, 300])
@@ -156,7 +156,7 @@ def test_leak_forgets_by_distance(n: int, leak: float) -> None:
     slow = with_gradients(
         lambda p, v: definition(p, v, causal=True, leak=leak), phase.double(), value.double(), cotangent
     )
-    close(fast, slow)
+    assert_close(fast, slow)
 
 
 OPTIONS = [
@@ -180,7 +180,7 @@ def test_masked_tokens_neither_attend_nor_are_attended_to(options: dict, n: int)
     expected = definition(phase, value, mask=mask, **oracle)
     phase = phase.masked_fill(~mask[:, None], float("nan"))  # whatever stands there
     value = value.masked_fill(~mask[:, None, :, None], float("inf"))
-    close([coherence_attention(phase, value, mask=mask, **options)], [expected])
+    assert_close([coherence_attention(phase, value, mask=mask, **options)], [expected])
 
 
 @pytest.mark.parametrize("options", [o for o in OPTIONS if o.get("causal")], ids=str)
@@ -245,7 +245,7 @@ def test_amplitude_one_is_the_phase_form(causal: bool, n: int) -> None:
         cotangent,
     )
     exact = with_gradients(lambda p, v: definition(p, v, causal=causal), phase.double(), value.double(), cotangent)
-    close(disc, exact, 1e-8)
+    assert_close(disc, exact, 1e-8)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -268,7 +268,7 @@ def test_amplitudes_blur_the_kernel(causal: bool, n: int) -> None:
     if causal:
         weight = weight.tril()
     assert weight.min() >= 0
-    close([out], [weight @ value.double() / weight.sum(-1, keepdim=True)], 2e-6)
+    assert_close([out], [weight @ value.double() / weight.sum(-1, keepdim=True)], 2e-6)
 
 
 def test_amplitude_zero_attends_uniformly() -> None:
@@ -276,7 +276,7 @@ def test_amplitude_zero_attends_uniformly() -> None:
     zero = torch.zeros(2, 2, 50)
     series = cosine_series("von_mises", 4.0)
     out = disc_attention(zero, zero, value, series, unit=False, causal=True)
-    close([out], [value.double().cumsum(2) / torch.arange(1, 51)[:, None]])
+    assert_close([out], [value.double().cumsum(2) / torch.arange(1, 51)[:, None]])
 
 
 def test_bfloat16_values_are_averaged_in_float32() -> None:
