@@ -13,7 +13,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/ready
-	$(BIN)/neurons compare digits listops-short --out runs/demo --jobs 2 --threads 1 --resume auto
+	$(BIN)/neurons compare digits listops-demo --out runs/demo --jobs 2 --threads 1 --resume auto
 
 test: $(VENV)/ready lint
 	$(BIN)/python -m pytest -n 2

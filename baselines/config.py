@@ -11,8 +11,8 @@ A recipe is TOML:
     [rules.predictive-coding]         # likewise for rules
     [compare]                         # seeds = 3; rows = ["neuronsv2 / backprop"], all that runs if no flag names parts
 
-Later layers win: default, recipe, environment, flag. A part is named ``transformer`` or with options of its own,
-``predictive-coding:variant=zil``.
+Later layers win: default, recipe, preset, environment, flag. A part is named ``transformer``, with a preset of the
+model's, ``neuronsv2:tiny``, or with options of its own, ``predictive-coding:variant=zil``.
 """
 
 from __future__ import annotations
@@ -37,26 +37,31 @@ RUN_KEYS: dict[str, Any] = {"seed": 0, "device": "auto", "precision": "float32",
 
 @dataclass(frozen=True)
 class Part:
-    """A named part with options written beside the name: ``predictive-coding:variant=zil``."""
+    """A named part, perhaps with a preset and options beside the name: ``neuronsv2:tiny:width=48``."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+    preset: str | None = None
     origin: str = field(default="flag", compare=False)
 
     @classmethod
     def parse(cls, kind: str, text: str, origin: str = "flag") -> Part:
         name, *pairs = text.strip().split(":")
-        PARTS[kind].entry(name)
-        options = {}
+        entry = PARTS[kind].entry(name)
+        options, preset = {}, None
+        if pairs and "=" not in pairs[0] and entry.presets:
+            preset = pairs.pop(0)
+            entry.preset(preset)
         for pair in pairs:
             key, equals, value = pair.partition("=")
             if not equals:
                 raise UsageError(f"'{text}': an option is written key=value, not '{pair}'")
             options[key] = scalar(value)
-        return cls(name, PARTS[kind].entry(name).validate(kind, options), origin)
+        return cls(name, entry.validate(kind, options), preset, origin)
 
     def __str__(self) -> str:
-        return ":".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+        named = [self.name] if self.preset is None else [self.name, self.preset]
+        return ":".join([*named, *(f"{key}={value}" for key, value in self.options.items())])
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,9 @@ def _resolve_one(
         options, training = _split(document.get(table, {}).get(parts[kind].name, {}))
         layers.put(kind, entries[kind], options, origin)
         layers.put("trainer", trainer, training, origin)
+    for kind, part in parts.items():
+        if part.preset is not None:
+            layers.put(kind, entries[kind], entries[kind].preset(part.preset), f"preset {part.preset}")
     for section, key, value in _assignments(sets):
         targets = [kind for kind in entries if section == kind or (kind in parts and section == parts[kind].name)]
         if not targets and section not in others:
@@ -265,7 +273,7 @@ def resolve_grid(
         for part in listed:
             written = _split(document.get("rules", {}).get(part.name, {}))[0]
             options = RULES.build(part.name, **(written | part.options)).control()
-            if options is not None and (extra := Part(part.name, part.options | options)) not in listed:
+            if options is not None and (extra := Part(part.name, part.options | options, part.preset)) not in listed:
                 rule_parts.append((extra, True))
     others = [part.name for part in model_parts] + [part.name for part, _ in rule_parts]
     runs = []

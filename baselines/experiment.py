@@ -23,6 +23,7 @@ from learning.run import RunDirectory
 from learning.trainer import FitReport
 from neurons.errors import DivergedError
 from neurons.model import Model
+from neurons.specs import IGNORE
 from tasks.batches import BatchStream, evaluation_batches
 from tasks.cache import cached_bytes, key
 from tasks.metrics import accuracy, chance
@@ -35,8 +36,8 @@ PROBE_BATCHES = 4
 def predict(
     model: Model, split: Split, data: TaskData, device: torch.device, precision: Precision
 ) -> tuple[np.ndarray, float]:
-    """Predicted labels of ``split`` in its own order, and the mean cross-entropy."""
-    answers = np.zeros(len(split), dtype=np.int64)
+    """Predicted labels, or next tokens, of ``split`` in its own order, and the mean cross-entropy of its targets."""
+    answers = np.zeros_like(split.labels)
     total, count = 0.0, 0
     was_training = model.training
     model.eval()
@@ -45,8 +46,9 @@ def predict(
             batch = batch.to(device)
             logits = model(batch).float()
             answers[indices] = logits.argmax(-1).cpu().numpy()
-            total += float(nn.functional.cross_entropy(logits, batch.y, reduction="sum"))
-            count += len(batch)
+            flat, targets = logits.flatten(0, -2), batch.y.flatten()
+            total += float(nn.functional.cross_entropy(flat, targets, ignore_index=IGNORE, reduction="sum"))
+            count += int((targets != IGNORE).sum())
     model.train(was_training)
     return answers, total / max(count, 1)
 
@@ -216,7 +218,7 @@ def costs(made: Setup, steps: int) -> dict[str, Any]:
     return {
         "inference": measure.inference(made.model, batch),
         "memory": {"saved_activation_bytes": measure.saved_activation_bytes(made.model, batch)},
-        "cost": {"train_macs": training, "inference_macs": measure.inference_macs(made.model, batch)},
+        "cost": {"train_macs": training} | measure.inference_cost(made.model, batch),
     }
 
 
@@ -235,7 +237,7 @@ def warnings(result: dict[str, Any], data: TaskData) -> list[str]:
     value, test = result["primary"]["value"], data.test.labels
     found = []
     level = chance(data.train.labels, test)
-    if value <= level + 1.96 * float(np.sqrt(level * (1 - level) / len(test))):
+    if value <= level + 1.96 * float(np.sqrt(level * (1 - level) / (test != IGNORE).sum())):
         found.append(f"at chance level: {value:.3f} against {level:.3f} for the most frequent label")
     below = [f"{name} {floor:.3f}" for name, floor in result["floors"].items() if value < floor]
     if below:

@@ -67,7 +67,7 @@ def _by_parameters(runs: list[Resolved], data: TaskData) -> Budgeted:
         key = run.label.split(" / ")[0]
         if key not in widths:
             options = run.config["model"]["options"]
-            unit = math.lcm(4, options.get("heads") or 1, options.get("branches") or 1)
+            unit = math.lcm(4 * (options.get("heads") or 1), options.get("branches") or 1)
             reference = run.config["model"] == runs[0].config["model"]
             widths[key] = options[option] if reference else _nearest_width(run, data, target, unit)
         config = copy.deepcopy(run.config)

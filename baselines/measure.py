@@ -19,6 +19,7 @@ from baselines.stats import scaling_exponent
 from learning.rule import Rule
 from neurons.model import Model
 from neurons.specs import Batch, Context
+from neurons.spiking.energy import effective_macs, energy_joule, spike_counts
 
 
 def inference(model: Model, batch: Batch, *, repeats: int = 20) -> dict[str, float]:
@@ -75,6 +76,23 @@ def inference_macs(model: Model, batch: Batch) -> float:
     """Multiply-accumulates per sample of one forward pass; what counts is said in ``baselines.flops``."""
     with _inference(model):
         return count_macs(lambda: model(batch)) / len(batch)
+
+
+def inference_cost(model: Model, batch: Batch) -> dict[str, float | None]:
+    """Arithmetic of one forward pass per sample: dense MACs, MACs left where spikes let products be skipped, the
+    accumulates (acs) that take their place, and the energy of both at 45 nm (Horowitz 2014). A model without spikes has
+    no activation sparsity."""
+    macs = inference_macs(model, batch)
+    with _inference(model):
+        spikes = spike_counts(model, batch)
+    effective = effective_macs(macs, spikes)
+    return {
+        "inference_macs": macs,
+        "macs_effective": effective,
+        "acs": spikes.acs,
+        "energy_joule_45nm": energy_joule(effective, spikes.acs),
+        "activation_sparsity": 1 - spikes.rate if spikes.sites else None,
+    }
 
 
 def training_macs(rule: Rule, model: Model, batch: Batch) -> float:

@@ -64,6 +64,7 @@ class Chain:
                 raise UsageError(f"{type(model).__name__} takes a neurons Batch, not {type(batch).__name__}")
             self.input: Tensor = batch.x
             context = model.context(batch)
+            context.keep_state = False
             readout_loss = loss or model.readout.loss
             self._call: Callable[[nn.Module, Tensor], Any] = lambda stage, x: stage(x, context)
             self._loss: Callable[[Tensor], Any] = lambda x: readout_loss(x, batch)

@@ -20,9 +20,12 @@ class Readout(Protocol):
 class Attention(nn.Module):
     """A mixer: (B, T, D) -> (B, T, D), zeros at masked positions.
 
-    Wiring arguments: ``width`` (D) and ``causal``. Everything else is an option of the subclass.
+    Wiring arguments: ``width`` (D) and ``causal``. Everything else is an option of the subclass. ``can_be_causal``: it
+    has a causal form, else ``causal=True`` is a UsageError. ``reads_content``: what it mixes depends on the tokens.
     """
 
+    can_be_causal: ClassVar[bool] = True
+    reads_content: ClassVar[bool] = True
     is_causal: bool = False
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -51,9 +54,15 @@ class Model(nn.Module):
     def context(self, batch: Batch) -> Context:
         return Context(mask=batch.mask)
 
+    def _stateless(self, batch: Batch) -> Context:
+        """A context that nobody sees after the call."""
+        context = self.context(batch)
+        context.keep_state = False
+        return context
+
     def forward(self, batch: Batch, context: Context | None = None) -> Tensor:
         """Logits (B, C), or (B, T, V) for next-token outputs."""
-        context = context or self.context(batch)
+        context = context or self._stateless(batch)
         x = batch.x
         for stage in self.stages:
             x = stage(x, context)
@@ -61,7 +70,7 @@ class Model(nn.Module):
 
     def loss(self, batch: Batch, context: Context | None = None) -> Loss:
         """The readout's loss on this batch; what backpropagation differentiates."""
-        context = context or self.context(batch)
+        context = context or self._stateless(batch)
         x = batch.x
         for stage in self.stages[:-1]:
             x = stage(x, context)

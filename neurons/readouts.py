@@ -38,8 +38,8 @@ class LabelReadout(nn.Module):
 class TokenReadout(nn.Module):
     """Layer norm, linear at every step: (B, T, D) -> (B, T, V).
 
-    loss: cross-entropy summed over the targets that are not IGNORE, in slices of ``chunk`` tokens so that no more than
-    ``chunk`` x V logits exist at a time in the forward pass; count = number of such targets.
+    loss: cross-entropy summed over the targets that are not IGNORE, whose rows alone are read, in slices of ``chunk``
+    tokens so that no more than ``chunk`` x V logits exist at a time in the forward pass; count = number of targets.
     """
 
     def __init__(self, *, width: int, vocabulary: int, chunk: int = 4096) -> None:
@@ -53,12 +53,13 @@ class TokenReadout(nn.Module):
 
     def loss(self, x: Tensor, batch: Batch) -> Loss:
         target = batch.y if batch.mask is None else batch.y.masked_fill(~batch.mask, IGNORE)
-        target, hidden = target.reshape(-1), x.reshape(-1, x.shape[-1])
+        counted = target.flatten() != IGNORE
+        target, hidden = target.flatten()[counted], x.flatten(0, 1)[counted]
         total = _at_least_float32(hidden.new_zeros(()))
         for rows, wanted in zip(hidden.split(self.chunk), target.split(self.chunk), strict=True):
             logits = _at_least_float32(self.linear(self.norm(rows)))
-            total = total + F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="sum")
-        return Loss(total, total.detach(), int((target != IGNORE).sum()))
+            total = total + F.cross_entropy(logits, wanted, reduction="sum")
+        return Loss(total, total.detach(), len(target))
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

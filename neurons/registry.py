@@ -11,7 +11,7 @@ import ast
 import importlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered part, as its source describes it."""
+    """One registered part, as its source describes it. ``presets``: named sets of options, the class's ``PRESETS``."""
 
     name: str
     module: str
@@ -55,6 +55,7 @@ class Entry:
     line: int
     doc: str
     options: tuple[Option, ...]
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -72,6 +73,13 @@ class Entry:
 
     def defaults(self) -> dict[str, Any]:
         return {option.name: option.default for option in self.options}
+
+    def preset(self, name: str) -> dict[str, Any]:
+        """The options of a preset; UsageError with the nearest name if there is none."""
+        if name not in self.presets:
+            have = ", ".join(self.presets) or "none"
+            raise UsageError(f"'{self.name}' has no preset '{name}'.{nearest(name, self.presets)} It has: {have}")
+        return self.presets[name]
 
 
 class Registry:
@@ -229,7 +237,16 @@ def _entry(name: str, module: str, node: ast.ClassDef) -> Entry:
             if default is not None:
                 annotation = ast.unparse(argument.annotation) if argument.annotation else "Any"
                 options.append(Option(argument.arg, annotation, ast.literal_eval(default)))
-    return Entry(name, module, node.name, node.lineno, ast.get_docstring(node) or "", tuple(options))
+    doc = ast.get_docstring(node) or ""
+    return Entry(name, module, node.name, node.lineno, doc, tuple(options), _presets(node))
+
+
+def _presets(node: ast.ClassDef) -> dict[str, dict[str, Any]]:
+    for child in node.body:
+        if isinstance(child, ast.AnnAssign) and ast.unparse(child.target) == "PRESETS" and child.value is not None:
+            found: dict[str, dict[str, Any]] = ast.literal_eval(child.value)
+            return found
+    return {}
 
 
 @cache

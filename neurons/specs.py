@@ -55,6 +55,7 @@ class Context:
     """What every stage may read beside x. Nothing in it requires grad.
 
     A stage reads ``state[name]`` and overwrites ``next_state[name]``, never in place, so that it stays a pure function.
+    ``keep_state`` False says that nobody will read ``next_state``: what is dear to compute may be left out.
     ``observables`` is None or a dict in which stages leave what an observer asked for (order parameters, rates).
     """
 
@@ -62,6 +63,7 @@ class Context:
     gate: Tensor | None = None
     state: dict[str, Any] = field(default_factory=dict)
     next_state: dict[str, Any] = field(default_factory=dict)
+    keep_state: bool = True
     observables: dict[str, Tensor] | None = None
 
 

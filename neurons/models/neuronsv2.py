@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from neurons import ATTENTIONS, MODELS
+from neurons.dendrites.delay_line import DelayLine
 from neurons.dendrites.layer import DendriticLayer
 from neurons.errors import UsageError
 from neurons.model import Attention, Model
@@ -21,25 +22,36 @@ from neurons.specs import Context, InputSpec, OutputSpec, zero_masked
 class Circuit(nn.Module):
     """One cortical stage with its skip: (B, T, D) -> (B, T, D), zeros at masked positions.
 
-        h = norm(x),   a = attention(h),   y = dendrites(basal = h, apical = a),   x + W y
+        h = delay(norm(x)),   a = attention(h),   y = dendrites(basal = h, apical = a),   x + W y
 
-    The attention brings what coherent tokens say; it reaches the somas through their apical branches only. W projects
-    the somas back to the stream: an ordinary (slow) matrix, plus fast weights written by the sequence itself.
+    The delay line lets a dendrite hear the last few tokens. The attention brings what coherent tokens say; it reaches
+    the somas through their apical synapses only. W projects the somas back to the stream: an ordinary (slow) matrix,
+    plus, if asked, fast weights written by the sequence itself.
     """
 
     def __init__(
-        self, attention: Attention, dendrites: DendriticLayer, projection: nn.Module, *, width: int, dropout: float
+        self,
+        delay: DelayLine | None,
+        attention: Attention | None,
+        dendrites: DendriticLayer,
+        projection: nn.Module,
+        *,
+        width: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
+        self.delay = delay
         self.attention = attention
         self.dendrites = dendrites
         self.projection = projection
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        h = zero_masked(self.norm(x), context.mask)
-        y = self.projection(self.dendrites(h, self.attention(h, context)), context)
+        h = self.norm(x)
+        h = zero_masked(h, context.mask) if self.delay is None else self.delay(h, context)
+        apical = None if self.attention is None else self.attention(h, context)
+        y = self.projection(self.dendrites(h, apical), context)
         return zero_masked(x + self.dropout(y), context.mask)
 
 
@@ -51,19 +63,34 @@ class NeuronsV2(Model):
     Causal for next-token outputs; for labels the attention sees the whole sequence.
 
     width: D, channels of the stream.     layers: circuits.     somas: dendritic neurons per circuit, None = 2 D.
+    delay: taps of the dendritic delay line before each circuit, 0 = none.
     branches: dendritic branches per soma and tree, each with D / branches inputs of its own.
-    apical_mode: how the attention acts on the somas, as a multiplicative ``gate`` or by ``add``.
-    attention, heads: a registered attention. For ``gamma``: kappa (concentration of the coherence kernel),
-    content_heads (heads without rhythm) and dt (seconds per token, of the embedding's clock too); another attention
-    takes the defaults only.
+    apical_mode: where the attention's result acts: on the basal ``branch`` (both kinds of synapses share a branch and
+    its nonlinearity), or through a tree of its own as a multiplicative ``gate`` of the soma or by ``add``.
+    attention, heads: a registered attention, None for neither attention nor apical synapses. For ``gamma``: kappa
+    (concentration of the coherence kernel), content_heads (heads without rhythm), split (queries and keys have phases
+    of their own), leak and leak_longest (how far the heads look), and dt (seconds per token, of the embedding's clock
+    too); another attention takes the defaults only.
     phase_code: a registered phase code through which features in [0, 1] enter; None takes them as numbers.
-    fast_rule: how the sequence writes the projection's fast weights: ``hebb``, ``delta`` or ``off``;
-    tau_fast: their decay in seconds.
+    fast_rule: how the sequence writes the projection's fast weights: ``hebb``, ``delta``, ``rls`` or ``off``. tau_fast:
+    their decay in seconds; fast_lag: 1 binds each token to the one before it, 0 what is active together; fast_keys:
+    size of learned keys, None takes the somas; consolidate: adds the medium and slow timescales, which ``end_episode``
+    writes.
     dropout acts on each circuit's output and before the label readout, embedding_dropout on the embedding.
+
+    Presets: ``tiny``; ``text`` (8 M parameters at a vocabulary of 16,384); ``language`` (10 M at 8,192); ``long`` for
+    thousands of tokens.
 
     Parameters per circuit: 2 D S (dendrites) + S D (projection) and vectors; the attention has none. With S = 2 D
     that is half of a transformer block's 12 D^2. Sources: see the parts.
     """
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": {"width": 32, "layers": 1, "heads": 2, "content_heads": 1},
+        "text": {"width": 384, "layers": 4, "somas": 384, "dropout": 0.2, "embedding_dropout": 0.3},
+        "language": {"width": 384, "layers": 6, "somas": 512, "fast_rule": "delta", "fast_keys": 64, "fast_lag": 1},
+        "long": {"width": 128, "layers": 4, "heads": 8, "content_heads": 4},
+    }
 
     def __init__(
         self,
@@ -73,39 +100,40 @@ class NeuronsV2(Model):
         width: int = 128,
         layers: int = 2,
         somas: int | None = None,
+        delay: int = 4,
         branches: int = 4,
-        apical_mode: Literal["gate", "add"] = "gate",
-        attention: str = "gamma",
+        apical_mode: Literal["branch", "gate", "add"] = "branch",
+        attention: str | None = "gamma",
         heads: int = 4,
         kappa: float = 4.0,
         content_heads: int = 2,
+        split: bool = True,
+        leak: float | None = None,
+        leak_longest: float | None = None,
         dt: float = 0.001,
         phase_code: str | None = None,
-        fast_rule: Literal["hebb", "delta", "off"] = "hebb",
+        fast_rule: Literal["hebb", "delta", "rls", "off"] = "off",
         tau_fast: float = 0.1,
+        fast_lag: Literal[0, 1] = 0,
+        fast_keys: int | None = None,
+        consolidate: bool = False,
         dropout: float = 0.1,
         embedding_dropout: float = 0.1,
     ) -> None:
         super().__init__(input, output)
-        self.width, self.layers, self.somas, self.branches, self.apical_mode = (
-            width,
-            layers,
-            somas,
-            branches,
-            apical_mode,
-        )
-        self.attention, self.heads, self.kappa, self.content_heads, self.dt = attention, heads, kappa, content_heads, dt
-        self.fast_rule, self.tau_fast, self.dropout, self.embedding_dropout = (
-            fast_rule,
-            tau_fast,
-            dropout,
-            embedding_dropout,
-        )
-        self.phase_code = phase_code
+        self.width, self.layers, self.somas, self.delay, self.branches = width, layers, somas, delay, branches
+        self.apical_mode, self.attention, self.heads, self.kappa = apical_mode, attention, heads, kappa
+        self.content_heads, self.split, self.leak, self.leak_longest = content_heads, split, leak, leak_longest
+        self.dt, self.phase_code, self.fast_rule, self.tau_fast = dt, phase_code, fast_rule, tau_fast
+        self.fast_lag, self.fast_keys, self.consolidate = fast_lag, fast_keys, consolidate
+        self.dropout, self.embedding_dropout = dropout, embedding_dropout
         if layers < 1:
             raise UsageError(f"neuronsv2 needs at least one layer, not {layers}")
-        if fast_rule == "off" and tau_fast != MODELS.entry("neuronsv2").defaults()["tau_fast"]:
-            raise UsageError("tau_fast is the decay of fast weights, and fast_rule is 'off': leave it at its default")
+        if fast_rule == "off":
+            defaults = MODELS.entry("neuronsv2").defaults()
+            for option in ("tau_fast", "fast_lag", "fast_keys", "consolidate"):
+                if getattr(self, option) != defaults[option]:
+                    raise UsageError(f"{option} is about fast weights, and fast_rule is 'off'. Try: fast_rule='delta'")
         embedding = TemporalEmbedding(input, width=width, dropout=embedding_dropout, dt=dt, code=phase_code)
         circuits = [self._circuit(index) for index in range(layers)]
         self.stages = nn.ModuleList([embedding, *circuits, build_readout(output, width=width, dropout=dropout)])
@@ -115,7 +143,7 @@ class NeuronsV2(Model):
         dendrites = DendriticLayer(
             basal=width,
             somas=somas,
-            apical=width,
+            apical=0 if self.attention is None else width,
             branches=self.branches,
             apical_mode=self.apical_mode,
             soma_activation="linear",
@@ -129,6 +157,9 @@ class NeuronsV2(Model):
                 out_features=width,
                 rule=self.fast_rule,
                 tau_fast=self.tau_fast,
+                lag=self.fast_lag,
+                keys=self.fast_keys,
+                consolidate=self.consolidate,
                 dt=self.dt,
                 label=f"circuit{index}.fast",
             )
@@ -137,14 +168,29 @@ class NeuronsV2(Model):
         with torch.no_grad():
             projection.slow.weight.normal_(std=0.25 / math.sqrt(2 * self.layers * somas))
             projection.slow.bias.zero_()
-        return Circuit(self._attention(index), dendrites, projection, width=width, dropout=self.dropout)
+        delay = None
+        if self.delay:
+            delay = DelayLine(width=width, taps=self.delay, causal=self.is_causal, label=f"circuit{index}.delay")
+        attention = self._attention(index)
+        return Circuit(delay, attention, dendrites, projection, width=width, dropout=self.dropout)
 
-    def _attention(self, index: int) -> Attention:
+    def end_episode(self) -> None:
+        """Consolidates the fast weights of every circuit; see ``FastSlowLinear.end_episode``."""
+        for module in self.modules():
+            if isinstance(module, FastSlowLinear):
+                module.end_episode()
+
+    def _attention(self, index: int) -> Attention | None:
+        if self.attention is None:
+            return None
         known = {option.name for option in ATTENTIONS.entry(self.attention).options}
         asked: dict[str, object] = {
             "heads": self.heads,
             "kappa": self.kappa,
             "content_heads": self.content_heads,
+            "split": self.split,
+            "leak": self.leak,
+            "leak_longest": self.leak_longest,
             "dt": self.dt,
         }
         defaults = MODELS.entry("neuronsv2").defaults()

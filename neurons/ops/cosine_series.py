@@ -15,6 +15,7 @@ from neurons.errors import UsageError
 
 SAMPLES = 4096
 TOLERANCE = 1e-10  # of the summed tail: 64k tokens of it stay below 1e-6 of a single weight of one
+FAST_TOLERANCE = 2.5e-8  # of the tail where denominators are 0.05 of the weights they sum or more: 1e-6 of the average
 
 # Rounding of the FFT reaches 4e-15 of c_0 and changes with threads and memory alignment; weighted by m and summed over
 # 2048 harmonics it would pass TOLERANCE. Smooth kernels have nothing left to lose below this.
@@ -27,6 +28,7 @@ class Kernel:
     It is nonnegative and greatest at cosine 1. ``kappa`` is its concentration.
     """
 
+    name: str  # set where it is registered
     kappa: float
 
     def __call__(self, cosine: Tensor) -> Tensor:
@@ -35,11 +37,15 @@ class Kernel:
 
 @dataclass(frozen=True)
 class CosineSeries:
-    """A kernel with the coefficients c_0 .. c_M of its truncated cosine series and its value at zero, k(0)."""
+    """A kernel with the coefficients c_0 .. c_M of its truncated cosine series and its value at zero, k(0).
+
+    ``fast_order``: so many harmonics are enough where the sums do not cancel (see ``coherence_scan``).
+    """
 
     kernel: Kernel
     coefficients: tuple[float, ...]
     peak: float
+    fast_order: int
 
     @property
     def order(self) -> int:
@@ -76,13 +82,16 @@ def cosine_series(kernel: str = "von_mises", kappa: float = 4.0, order: int | No
     """
     if not (kappa > 0 and math.isfinite(kappa)):
         raise UsageError(f"kappa is a concentration above 0, not {kappa}. Try: kappa=4.0")
-    built: Kernel = KERNELS.build(kernel, kappa=float(kappa))
-    c = cosine_coefficients(built)
-    peak = float(built(torch.ones((), dtype=torch.float64)))
-    harmonics = torch.arange(len(c), dtype=torch.float64)
-    tail = (harmonics * c.abs()).flip(0).cumsum(0).flip(0)  # tail[m] = sum over m' >= m
-    if order is None:
-        order = max(1, int((tail > TOLERANCE * peak).sum()) - 1)
+    with torch.device("cpu"):  # also where a model is built on the meta device
+        built: Kernel = KERNELS.build(kernel, kappa=float(kappa))
+        c = cosine_coefficients(built)
+        peak = float(built(torch.ones((), dtype=torch.float64)))
+        harmonics = torch.arange(len(c), dtype=torch.float64)
+        tail = (harmonics * c.abs()).flip(0).cumsum(0).flip(0)  # tail[m] = sum over m' >= m
+        if order is None:
+            order, fast = (max(1, int((tail > each * peak).sum()) - 1) for each in (TOLERANCE, FAST_TOLERANCE))
+        else:
+            fast = order
     if not 1 <= order <= SAMPLES // 4:
         raise UsageError(f"a series of order {order} is out of range (1 to {SAMPLES // 4}). Try: a smaller kappa")
-    return CosineSeries(built, tuple(c[: order + 1].tolist()), peak)
+    return CosineSeries(built, tuple(c[: order + 1].tolist()), peak, fast)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,9 @@ class TemporalEmbedding(nn.Module):
     layer norms that follow near 1, which settling needs (at a scale of .02 it is 50, and predictive coding diverges).
     The table holds E itself, N(0, 1 / width): an optimiser's step then counts sqrt(width) times (Vaswani et al. 2017).
 
+    Streaming: the number of tokens that came before is read from ``context.state[label]`` and left, with these, in
+    ``context.next_state[label]``.
+
     position: root mean square of the phases' summand at the start.
     dt: seconds per token.     dropout: on the sum.
     code: name of a phase code. Features in [0, 1] then enter as one spike train per feature, and the linear map has a
@@ -45,6 +50,7 @@ class TemporalEmbedding(nn.Module):
         high: float = 150.0,
         dt: float = 0.001,
         code: str | None = None,
+        label: str = "embedding",
     ) -> None:
         super().__init__()
         if not 0 < low <= high:
@@ -52,6 +58,7 @@ class TemporalEmbedding(nn.Module):
         if code is not None and input.kind == "tokens":
             raise UsageError(f"phase code '{code}' encodes features, and this input is tokens. Try: code=None")
         self.width, self.position, self.low, self.high, self.dt = width, position, low, high, dt
+        self.label = label
         self.code: PhaseCode | None = None if code is None else PHASE_CODES.build(code)
         self.embed: nn.Embedding | nn.Linear
         if input.kind == "tokens":
@@ -72,6 +79,28 @@ class TemporalEmbedding(nn.Module):
         if self.code is not None:
             x = self.code.encode(x).movedim(0, -1).flatten(2)
         hidden = self.embed(x) * self.width**0.5
-        cos, sin = rhythm(self.frequencies, self.dt, x.shape[1])
-        phases = torch.stack([cos.T, sin.T], -1).flatten(1)[:, : self.width] * 2**0.5
-        return zero_masked(self.dropout(hidden + self.position_gain * phases.to(hidden)), context.mask)
+        before = context.state.get(self.label)
+        taken = torch.tensor(x.shape[1])
+        context.next_state[self.label] = taken if before is None else before + taken
+        known = before is None and not torch.compiler.is_compiling()
+        made = _cached_code if known else _code
+        code = made(self.frequencies, self.dt, x.shape[1], before, hidden.dtype, hidden.device)
+        summed = torch.addcmul(hidden, self.position_gain, code[:, : self.width])
+        return zero_masked(self.dropout(summed), context.mask)
+
+
+def _code(
+    frequencies: tuple[float, ...],
+    dt: float,
+    steps: int,
+    start: Tensor | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """p_i of the tokens from ``start`` (0 if None) on, (steps, 2 * frequencies)."""
+    with torch.inference_mode(False):  # what is cached serves training too
+        cos, sin = rhythm(frequencies, dt, steps, 0 if start is None else start.cpu())
+        return (torch.stack([cos.T, sin.T], -1).flatten(1) * 2**0.5).to(device, dtype)
+
+
+_cached_code = lru_cache(maxsize=8)(_code)

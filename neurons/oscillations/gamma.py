@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +12,8 @@ from torch import Tensor
 from neurons import ATTENTIONS
 from neurons.errors import UsageError
 from neurons.model import Attention
-from neurons.ops.coherence import check_options, disc_attention, working_dtype
+from neurons.ops.coherence import Trace, check_options, listening_series, point_attention, stream_attention
+from neurons.ops.coherence_order import order_parameters
 from neurons.ops.cosine_series import cosine_series
 from neurons.oscillations.rhythm import CENTRE, gamma_band, rhythm
 from neurons.specs import Context
@@ -20,15 +23,18 @@ TINY = 1e-6  # radius below which a hidden state has no phase of its own
 
 @ATTENTIONS.register("gamma")
 class GammaAttention(Attention):
-    """Coherence of gamma rhythms: ``out_i = sum_j k(z_i, z_j) v_j / sum_j k(z_i, z_j)``, O(T), zero parameters.
+    """Coherence of gamma rhythms: ``out_i = sum_j k(q_i, z_j) v_j / sum_j k(q_i, z_j)``, O(T), zero parameters.
 
     The hidden state (B, T, width) is split in ``heads``. In head h the first two channels (a, b) of token i are read as
-    a complex number and turned by the head's rhythm, ``z_i = s(a + ib) e^{2 pi i f_h t_i}`` with ``t_i = i dt``; the
-    values are the head's channels themselves. Only phase differences act, so positions are relative, as in RoPE, and a
-    token's index counts from the first column (padding on either side changes nothing). What comes before this layer
-    learns to write the phases.
+    a complex number and turned by the head's rhythm, ``z_i = s(a + ib) e^{2 pi i f_h t_i}`` with ``t_i = i dt``: the
+    phase at which the token sends. Channels (2, 3) give ``q_i`` in the same way, the phase at which it receives. The
+    values are the head's channels themselves. A token hears those whose sending meets its window of excitability
+    (communication through coherence), so it can look for others than its like. Only phase differences act, so positions
+    are relative, as in RoPE, and a token's index counts from the first column (padding on either side changes nothing).
+    What comes before this layer learns to write the phases.
 
-    heads: H; width must be a multiple of it, with at least two channels each.
+    heads: H; width must be a multiple of it, with at least four channels each (two without ``split``).
+    split: False lets a token receive at the phase at which it sends, ``q_i = z_i``: it finds tokens like itself.
     kernel, kappa: a registered coherence kernel and its concentration.
     form: ``amplitude`` maps smoothly into the unit disc, ``s(w) = gain w / sqrt(1 + gain^2 |w|^2)``, so a small w
     attends uniformly and its gradient is finite; ``phase`` takes ``s(w) = w / |w|`` (phase 0 where |w| < 1e-6).
@@ -36,8 +42,15 @@ class GammaAttention(Attention):
     low, high: the heads' frequencies in Hz, in equal ratios from low to 60 Hz and from 60 Hz to high, end points
     included; a single rhythm beats at 60 Hz.
     dt: seconds per token.     content_heads: so many first heads have no rhythm and attend by content alone.
-    mode, window, leak: as in :func:`neurons.ops.coherence.coherence_attention`.
-    label: observables are left as ``<label>.R`` (B, H), the order parameter ``|mean_i z_i|`` over the real tokens.
+    mode, window: as in :func:`neurons.ops.coherence.coherence_attention`.
+    leak: what a membrane keeps from token to token: tokens are weighted by ``leak^|i - j|`` too; None forgets nothing.
+    leak_longest: gives the heads memories of their own: the time constants ``1 / (1 - leak)`` go in equal ratios from
+    that of leak to that of leak_longest, once over the content heads and once over the rhythmic ones.
+    label, orders: observables are left as ``<label>.R`` (B, H), the order parameter ``|mean_i z_i|`` of the senders
+    over the real tokens, and ``<label>.R2`` .. up to ``orders``, Daido's ``|mean_i z_i^m|``, which sees m clusters.
+
+    Streaming: a causal layer (of mode series) reads ``context.state[label]`` and leaves a :class:`Stream` of fixed size
+    in ``context.next_state[label]``: chunks give what the whole sequence gives; no gradient passes between chunks.
 
     Sources: Fries 2015 (communication through coherence); Su et al. 2021 (RoPE); Katharopoulos et al. 2020.
     """
@@ -48,6 +61,7 @@ class GammaAttention(Attention):
         width: int,
         causal: bool,
         heads: int = 4,
+        split: bool = True,
         kernel: str = "von_mises",
         kappa: float = 4.0,
         form: Literal["amplitude", "phase"] = "amplitude",
@@ -60,11 +74,17 @@ class GammaAttention(Attention):
         mode: Literal["series", "window", "dense"] = "series",
         window: int | None = None,
         leak: float | None = None,
+        leak_longest: float | None = None,
+        orders: int = 1,
         label: str = "gamma",
     ) -> None:
         super().__init__()
-        if heads < 1 or width % heads or width < 2 * heads:
-            raise UsageError(f"width {width} does not split into {heads} heads of two channels or more. Try: heads=1")
+        channels = 4 if split else 2
+        if heads < 1 or width % heads or width < channels * heads:
+            raise UsageError(
+                f"width {width} does not split into {heads} heads of {channels} channels or more. "
+                f"Try: heads=1{', split=False' if width < 4 else ''}"
+            )
         if form not in ("amplitude", "phase"):
             raise UsageError(f"unknown form '{form}' of gamma attention. Try: amplitude, phase")
         if not 0 < low <= CENTRE <= high:
@@ -73,55 +93,99 @@ class GammaAttention(Attention):
             raise UsageError(f"content_heads is 0 to {heads}, the number of heads, not {content_heads}. Try: 0")
         if gain <= 0 or dt <= 0:
             raise UsageError(f"gain and dt are above 0, not {gain} and {dt}. Try: gain=3.0, dt=0.001")
-        check_options(mode=mode, causal=causal, window=window, leak=leak)
+        if leak_longest is not None and not (leak is not None and 0 < leak <= leak_longest < 1):
+            raise UsageError(
+                f"leak_longest is a factor from leak up to below 1, not {leak_longest} with leak={leak}. "
+                "Try: leak=0.75, leak_longest=0.98"
+            )
+        if orders < 1:
+            raise UsageError(f"orders is the number of order parameters, 1 or more, not {orders}. Try: orders=1")
+        check_options(mode=mode, window=window, leak=leak, heads=heads)
         self.width, self.is_causal, self.heads, self.kernel, self.kappa = width, causal, heads, kernel, kappa
         self.form, self.order, self.gain, self.low, self.high, self.dt = form, order, gain, low, high, dt
         self.content_heads, self.mode, self.window, self.leak, self.label = content_heads, mode, window, leak, label
-        self.series = cosine_series(kernel, kappa, order)
+        self.leak_longest, self.orders, self.split = leak_longest, orders, split
+        self.series = (listening_series if split and form == "phase" else cosine_series)(kernel, kappa, order)
         self.frequencies = (0.0,) * content_heads + gamma_band(heads - content_heads, low, high)
+        self.leaks: float | tuple[float, ...] | None = leak
+        if leak is not None and leak_longest is not None:
+            self.leaks = leak_spread(content_heads, leak, leak_longest) + leak_spread(
+                heads - content_heads, leak, leak_longest
+            )
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         value = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        z_x, z_y = self.oscillators(value)
+        streams = self.is_causal and self.mode == "series"
+        before: Stream | None = context.state.get(self.label) if streams else None
+        z, query = self.oscillators(value, None if before is None else before.position)
         if context.observables is not None:
-            context.observables[f"{self.label}.R"] = order_parameter(z_x, z_y, context.mask)
-        out = disc_attention(
-            z_x,
-            z_y,
-            value,
-            self.series,
-            unit=self.form == "phase",
-            mode=self.mode,
-            causal=self.is_causal,
-            mask=context.mask,
-            window=self.window,
-            leak=self.leak,
-        )
+            found = order_parameters(z[..., 0], z[..., 1], context.mask, range(1, self.orders + 1))
+            for m in range(self.orders):
+                context.observables[f"{self.label}.R{m + 1 if m else ''}"] = found[..., m]
+        unit = self.form == "phase"
+        if streams:
+            trace = None if before is None else before.trace
+            out, trace = stream_attention(
+                z, value, self.series, trace, unit=unit, query=query, mask=context.mask, leak=self.leaks
+            )
+            taken = torch.tensor(x.shape[1]) if before is None else before.position + x.shape[1]
+            context.next_state[self.label] = Stream(trace, taken)
+        else:
+            out = point_attention(
+                z,
+                value,
+                self.series,
+                unit=unit,
+                query=query,
+                mode=self.mode,
+                causal=self.is_causal,
+                mask=context.mask,
+                window=self.window,
+                leak=self.leaks,
+            )
         return out.transpose(1, 2).flatten(2)
 
-    def oscillators(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """x and y (B, H, T) of the tokens' points z of the unit disc, from value (B, H, T, width / H)."""
-        dtype = working_dtype(value)
-        a, b = value[..., 0].to(dtype), value[..., 1].to(dtype)
-        squared = a * a + b * b
+    def oscillators(self, value: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The tokens' points of the unit disc as senders and, if these differ, as receivers (B, H, T, 2), from value
+        (B, H, T, width / H); the first token is the one at ``start`` of its sequence."""
+        count = 2 if self.split else 1
+        pair = value[..., : 2 * count].unflatten(-1, (count, 2))
+        pair = pair.to(torch.promote_types(value.dtype, torch.float32))
+        squared = pair.square().sum(-1, keepdim=True)
         if self.form == "amplitude":
-            scale = self.gain * torch.rsqrt(1 + self.gain**2 * squared)
-            a, b = a * scale, b * scale
+            pair = pair * (squared + self.gain**-2).rsqrt()
         else:
             # both branches of `where` are finite, so that no NaN gradient comes from the branch not taken
             silent = squared < TINY**2
-            scale = torch.rsqrt(squared.masked_fill(silent, 1.0))
-            a, b = (a * scale).masked_fill(silent, 1.0), (b * scale).masked_fill(silent, 0.0)
-        cos, sin = rhythm(self.frequencies, self.dt, value.shape[2])
-        cos, sin = cos.to(a), sin.to(a)
-        return a * cos - b * sin, a * sin + b * cos
+            pair = pair * squared.masked_fill(silent, 1.0).rsqrt()
+            pair = torch.where(silent, pair.new_tensor([1.0, 0.0]), pair)
+        made = _turns if torch.compiler.is_compiling() else _cached_turns
+        turns = made(self.frequencies, self.dt, value.shape[2])
+        if start is not None:
+            cycles = torch.tensor(self.frequencies, dtype=torch.float64) * (start.cpu().double() * self.dt)
+            angle = 2 * math.pi * (cycles - cycles.floor())
+            turns = turns * torch.polar(torch.ones_like(angle), angle)[:, None]
+        turns = turns.to(pair.device, torch.complex128 if pair.dtype == torch.float64 else torch.complex64)
+        points = torch.view_as_real(torch.view_as_complex(pair) * turns.unsqueeze(-1))
+        return points[..., 0, :], points[..., 1, :] if self.split else None
 
 
-def order_parameter(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-    """Kuramoto's ``R = |mean_i z_i|`` (B, H) over the real tokens of x, y (B, H, T); mask (B, T). No gradient."""
-    x, y = x.detach(), y.detach()
-    if mask is None:
-        return torch.hypot(x.mean(-1), y.mean(-1)).float()
-    real = mask[:, None].to(x.dtype)
-    count = real.sum(-1).clamp_min(1)
-    return (torch.hypot((x * real).sum(-1), (y * real).sum(-1)) / count).float()
+class Stream(NamedTuple):
+    """State of a causal layer between two chunks of a sequence: what its tokens have left, and how many there were."""
+
+    trace: Trace
+    position: Tensor
+
+
+def _turns(frequencies: tuple[float, ...], dt: float, steps: int) -> Tensor:
+    """The rhythms ``e^{2 pi i f_h t_i}`` (H, T) in double precision."""
+    return torch.complex(*rhythm(frequencies, dt, steps))
+
+
+_cached_turns = lru_cache(maxsize=8)(_turns)
+
+
+def leak_spread(count: int, shortest: float, longest: float) -> tuple[float, ...]:
+    """``count`` leaks whose time constants 1 / (1 - leak), in tokens, go in equal ratios from shortest to longest."""
+    places = [0.0] if count == 1 else [i / (count - 1) for i in range(count)]
+    return tuple(1 - (1 - shortest) * ((1 - longest) / (1 - shortest)) ** u for u in places)

@@ -23,13 +23,13 @@ def equal_ratios(count: int, high: float, low: float) -> tuple[float, ...]:
     return tuple(high * (low / high) ** (i / max(1, count - 1)) for i in range(count))
 
 
-def rhythm(frequencies: tuple[float, ...], dt: float, steps: int) -> tuple[Tensor, Tensor]:
-    """cos and sin (H, T), float64, of ``2 pi f_h i dt`` for i < steps.
+def rhythm(frequencies: tuple[float, ...], dt: float, steps: int, start: Tensor | int = 0) -> tuple[Tensor, Tensor]:
+    """cos and sin (H, T), float64, of ``2 pi f_h i dt`` for start <= i < start + steps.
 
     Whole cycles are dropped before the multiplication with 2 pi, so the phase of token 10^6 is as exact as that of
     token 1 (in float32 it would be .01 rad off).
     """
     hertz = torch.tensor(frequencies, dtype=torch.float64)
-    cycles = torch.outer(hertz, torch.arange(steps, dtype=torch.float64) * dt)
+    cycles = torch.outer(hertz, (torch.arange(steps, dtype=torch.float64) + start) * dt)
     angle = 2 * math.pi * (cycles - cycles.floor())
     return torch.cos(angle), torch.sin(angle)

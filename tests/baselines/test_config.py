@@ -120,3 +120,20 @@ def test_scalars_and_parts():
     ]
     part = Part.parse("model", "mlp:width=16")
     assert (part.name, part.options, str(part)) == ("mlp", {"width": 16}, "mlp:width=16")
+
+
+def test_a_preset_wins_over_the_recipe_and_yields_to_flags():
+    run = resolve(recipe="sst2", model="neuronsv2:tiny:heads=1", sets=["model.dropout=0.3"])
+    options = run.config["model"]["options"]
+    assert (options["width"], options["layers"]) == (32, 1)
+    assert (options["heads"], options["dropout"]) == (1, 0.3)
+    assert run.origin["model.width"] == "preset tiny"
+    assert run.origin["model.heads"] == run.origin["model.dropout"] == "flag"
+    assert run.label.startswith("neuronsv2:tiny:heads=1 /")
+
+
+def test_an_unknown_preset_is_one_clear_line():
+    with pytest.raises(UsageError, match=r"no preset 'tinny'. Did you mean 'tiny'\? It has: tiny, text"):
+        resolve(task="sst2", model="neuronsv2:tinny")
+    with pytest.raises(UsageError, match="an option is written key=value"):
+        resolve(task="sst2", model="transformer:tiny")

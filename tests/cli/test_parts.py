@@ -67,7 +67,7 @@ def test_a_shared_parameter_is_counted_where_it_is_met_first():
     import torch
     from torch import nn
 
-    from cli.show import _walk
+    from cli.circuit import walk
     from neurons.model import Model
     from neurons.specs import InputSpec, OutputSpec
 
@@ -85,7 +85,7 @@ def test_a_shared_parameter_is_counted_where_it_is_met_first():
             weight = nn.Parameter(torch.eye(32))
             self.stages = nn.ModuleList([Stage(weight), Stage(weight)])
 
-    assert [stage["parameters"] for stage in _walk(Tied())["stages"]] == [1024, 0]
+    assert [stage["parameters"] for stage in walk(Tied())["stages"]] == [1024, 0]
 
 
 def test_only_models_have_a_circuit(neurons):

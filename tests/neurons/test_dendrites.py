@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.special
 import torch
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
-from neurons.dendrites import branch_sum
+from baselines.flops import count_macs
 from neurons.dendrites.layer import DendriticLayer
 from neurons.errors import UsageError
 from neurons.ops.sparse import random_index, sparse_sum, sparse_sum_dense, transpose_index
@@ -64,7 +64,7 @@ def by_loops(layer, basal, apical):
     return y
 
 
-@pytest.mark.parametrize("inputs", ["disjoint", "sparse"])
+@pytest.mark.parametrize("inputs", ["disjoint", "sparse", "local"])
 @pytest.mark.parametrize("activation", list(F_NUMPY))
 @pytest.mark.parametrize(
     "options",
@@ -81,55 +81,34 @@ def test_equals_the_equation_written_as_loops(inputs, activation, options):
     np.testing.assert_allclose(layer(basal, apical).numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_and_soma_is_a_product_of_sigmoids_even_where_the_product_underflows():
-    layer = build(soma="and", branches=4, activation="linear", soma_activation="linear", somas=3)
-    torch.nn.init.zeros_(layer.threshold)
-    x = torch.randn(6, 8).double()
-    direct = torch.sigmoid(layer.basal_branches(x) * layer.strength.unsqueeze(1)).prod(0)
-    torch.testing.assert_close(layer(x), direct, rtol=1e-12, atol=0)
-    layer.float()(torch.full((1, 8), -1e4)).sum().backward()
+def test_and_soma_and_its_gradients_are_those_of_the_naive_product():
+    layer = build(soma="and", branches=4, activation="tanh", soma_activation="linear", somas=3)
+    x = torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
+    wanted = (x, *layer.parameters())
+    factors = torch.sigmoid(torch.tanh(layer.basal_branches(x)) * layer.strength.unsqueeze(1))
+    naive = factors[0] * factors[1] * factors[2] * factors[3] + layer.threshold
+    torch.testing.assert_close(layer(x), naive, rtol=1e-12, atol=1e-14)
+    seed = torch.randn_like(naive)
+    got, expected = (torch.autograd.grad(y, wanted, seed) for y in (layer(x), naive))
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_and_soma_keeps_its_digits_in_float32_where_sigmoids_vanish():
+    """z = exp(sum_b log sigmoid(t_b)) and dz/dt_b = z sigmoid(-t_b), scipy's log of a sigmoid as the reference."""
+    layer = build(soma="and", branches=2, synapses=1, activation="linear", soma_activation="linear", somas=1, basal=2)
+    with torch.no_grad():
+        for p, value in ((layer.basal_branches.weight, 1), (layer.basal_branches.threshold, 0), (layer.strength, 1)):
+            p.fill_(value)
+        layer.threshold.zero_()
+    layer.float()
+    t = torch.tensor([[-60.0, 20.0], [-40.0, -40.0], [0.0, 3.0], [90.0, 90.0], [-1e4, 5.0]], requires_grad=True)
+    z = layer(t)
+    z.sum().backward()
+    exact = t.detach().double().numpy()
+    product = np.exp(scipy.special.log_expit(exact).sum(1, keepdims=True))
+    np.testing.assert_allclose(z.detach().numpy(), product, rtol=2e-5, atol=1e-45)
+    np.testing.assert_allclose(t.grad.numpy(), product * scipy.special.expit(-exact), rtol=2e-5, atol=1e-45)
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
-
-
-@pytest.mark.parametrize("cached", [1, 40, 2**17])
-def test_disjoint_branch_sum_and_its_gradients_equal_the_reference(monkeypatch, cached):
-    monkeypatch.setattr(branch_sum, "CACHED", cached)  # one token, a ragged last block, one block
-    torch.manual_seed(1)
-    shapes = [(7, 6), (2, 3, 5), (2, 5), (2, 5)]
-    args = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
-
-    def reference(x, weight, threshold, strength):
-        potential = torch.stack([x[:, 3 * b : 3 * b + 3] @ weight[b] + threshold[b] for b in range(2)])
-        return branch_sum.branch_sum_reference(potential, strength, lambda u: F.leaky_relu(u, 0.1))
-
-    fast, slow = branch_sum.disjoint_branch_sum(*args, 0.1), reference(*args)
-    torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
-    seed = torch.randn_like(slow)
-    torch.testing.assert_close(torch.autograd.grad(fast, args, seed), torch.autograd.grad(slow, args, seed))
-    assert torch.autograd.gradcheck(lambda *a: branch_sum.disjoint_branch_sum(*a, 0.1), args)
-
-
-@pytest.mark.parametrize("cached", [1, 40, 2**17])
-def test_sparse_branch_sum_and_its_gradients_equal_the_masked_dense_layer(monkeypatch, cached):
-    monkeypatch.setattr(branch_sum, "CACHED", cached)
-    torch.manual_seed(2)
-    somas, branches, inputs = 5, 2, 9
-    wiring = transpose_index(random_index(somas * branches, inputs, 3), inputs)
-    shapes = [(inputs, 7), (somas * branches, 3), (somas, branches), (somas, branches)]
-    args = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
-
-    def fast(x, weight, threshold, strength):
-        return branch_sum.sparse_branch_sum(x, weight, wiring, threshold, strength, 0.1)
-
-    def slow(x, weight, threshold, strength):
-        u = sparse_sum_dense(x, weight, wiring.inputs).view(somas, branches, -1) + threshold.unsqueeze(-1)
-        return (F.leaky_relu(u, 0.1) * strength.unsqueeze(-1)).sum(1)
-
-    torch.testing.assert_close(fast(*args), slow(*args), rtol=1e-12, atol=1e-12)
-    seed = torch.randn(somas, 7).double()
-    got, expected = (torch.autograd.grad(f(*args), args, seed) for f in (fast, slow))
-    torch.testing.assert_close(got, expected)
-    assert torch.autograd.gradcheck(fast, args)
 
 
 def test_sparse_sum_equals_scipy_and_its_gradients_the_masked_dense_product():
@@ -156,18 +135,45 @@ def test_random_synapses_are_distinct_and_uniform():
 
 
 def test_parameter_count_is_the_published_formula():
+    """Nothing differs: 16 weights, a threshold and a strength per branch, a threshold per soma, and the readout."""
     layer = DendriticLayer(basal=784, somas=512, branches=32, inputs="sparse", synapses=16)
     readout = torch.nn.Linear(512, 10)
     total = sum(p.numel() for module in (layer, readout) for p in module.parameters())
     assert total == 18 * 32 * 512 + 11 * 512 + 10 == 300_554
 
 
-def test_macs_are_those_a_flop_counter_sees_plus_the_branch_strengths():
-    layer = DendriticLayer(basal=16, somas=6, apical=8, branches=4, activation="gelu")
-    with FlopCounterMode(display=False) as counter:
-        layer(torch.randn(10, 16), torch.randn(10, 8))
-    assert layer.macs_per_token() == counter.get_total_flops() // 2 // 10 + 2 * 4 * 6
-    assert DendriticLayer(basal=784, somas=3, branches=2, inputs="sparse").macs_per_token() == 3 * 2 * (16 + 1)
+@pytest.mark.parametrize(("inputs", "synapses"), [("disjoint", 4), ("sparse", 3), ("local", 3)])
+def test_macs_are_the_synapses_and_the_strengths(inputs, synapses):
+    """The counter sees what the processor multiplies; strengths are elementwise there, one per branch here."""
+    layer = DendriticLayer(basal=16, somas=6, apical=16, branches=4, inputs=inputs, synapses=synapses)
+    macs = count_macs(lambda: layer(torch.randn(10, 16), torch.randn(10, 16)))
+    assert macs == 10 * 2 * 4 * 6 * synapses
+    assert layer.macs_per_token() == 2 * 4 * 6 * (synapses + 1)
+
+
+def test_the_fast_form_of_a_sparse_layer_costs_no_masked_zeros():
+    """Forward: synapses and strengths. Backward: potentials again, the input gradient and the weight gradient."""
+    tokens, branches, synapses = 256, 8 * 128, 16
+    layer = DendriticLayer(basal=784, somas=128, branches=8, inputs="sparse")
+    x = torch.randn(tokens, 784, requires_grad=True)
+    assert count_macs(lambda: layer(x)) == tokens * layer.macs_per_token() == tokens * branches * (synapses + 1)
+    assert count_macs(lambda: layer(x).sum().backward()) == tokens * branches * (4 * synapses + 1)
+
+
+@pytest.mark.parametrize(("grid", "window"), [(None, (1, 16)), ((28, 28), (4, 4))])
+def test_local_branches_see_a_window_only(grid, window):
+    """By the gradient: what moves the potential of a branch is a contiguous window, a patch on a grid."""
+    torch.manual_seed(8)
+    tree = DendriticLayer(basal=784, somas=6, branches=3, inputs="local", grid=grid).basal_branches
+    x = torch.randn(1, 784, requires_grad=True)
+    for s, b in [(0, 0), (2, 1), (5, 2)]:
+        (gradient,) = torch.autograd.grad(tree(x)[b, 0, s], x)
+        seen = gradient.view(grid or (1, 784)).nonzero()
+        extent = seen.max(0).values - seen.min(0).values + 1
+        assert len(seen) == 16
+        assert tuple(extent.tolist()) == window
+    corners = tree.index.view(18, 16)[:, 0]
+    assert len(corners.unique()) > 12
 
 
 def test_a_branch_sees_its_own_block_only():
@@ -180,7 +186,7 @@ def test_a_branch_sees_its_own_block_only():
     assert (x.grad[:, 2:] == 0).all()
 
 
-@pytest.mark.parametrize("inputs", ["disjoint", "sparse"])
+@pytest.mark.parametrize("inputs", ["disjoint", "sparse", "local"])
 @pytest.mark.parametrize("activation", ["leaky_relu", "gelu", "tanh", "linear"])
 def test_initial_variance_is_kept(inputs, activation):
     torch.manual_seed(5)
@@ -242,12 +248,18 @@ def test_bf16_autocast_stays_close_to_float32(inputs):
     torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.05)
 
 
-def test_the_state_dict_carries_the_random_wiring():
-    first, second = (DendriticLayer(basal=32, somas=8, inputs="sparse") for _ in range(2))
-    x = torch.randn(4, 32)
+@pytest.mark.parametrize("inputs", ["sparse", "local"])
+def test_the_state_dict_carries_the_random_wiring(inputs):
+    """And the transpose follows it: the loaded layer has the gradients of the saved one."""
+    first, second = (DendriticLayer(basal=32, somas=64, inputs=inputs, synapses=5) for _ in range(2))
+    x = torch.randn(600, 32, requires_grad=True)
     assert not torch.equal(first(x), second(x))
+    assert sum(key.startswith("basal_branches") for key in first.state_dict()) == 3  # weight, threshold, index
+    copy.deepcopy(second).load_state_dict(first.state_dict())
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(x), second(x))
+    got, expected = (torch.autograd.grad(layer(x).square().sum(), x)[0] for layer in (second, first))
+    assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +267,11 @@ def test_the_state_dict_carries_the_random_wiring():
     [
         ({"basal": 10, "branches": 4}, "equal branches"),
         ({"inputs": "sparse", "synapses": 9}, "9 different synapses"),
+        ({"inputs": "local", "synapses": 9}, "9 different synapses"),
+        ({"inputs": "local", "synapses": 4, "grid": (2, 3)}, "6 basal inputs"),
+        ({"inputs": "local", "synapses": 3, "grid": (2, 4)}, "square number"),
+        ({"inputs": "sparse", "synapses": 4, "grid": (2, 4)}, "inputs='local'"),
+        ({"inputs": "local", "synapses": 4, "grid": (1, 8)}, "does not fit"),
         ({"soma": "ant"}, "Did you mean 'and'"),
         ({"activation": "gelo"}, "Did you mean 'gelu'"),
     ],

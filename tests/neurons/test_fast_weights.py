@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from neurons.ops.fast_weights import chunked, decay_rate, recurrent
+from neurons.ops.fast_weights import chunked, decay_rate
+from neurons.ops.fast_weights_recurrent import recurrent
 
 FORMS = {"recurrent": recurrent, "chunked": chunked}
 
@@ -74,6 +75,19 @@ def test_chunks_equal_the_recurrence(rule, steps, carried, masked, before):
         fast = chunked(inputs["key"], inputs["value"], query, **scale, **options)
         for got, expected in zip(fast, exact, strict=True):
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-12 * max(1, expected.abs().max().item()))
+
+
+@pytest.mark.parametrize("rule", ["hebb", "delta"])
+@pytest.mark.parametrize("steps", [20, 150])
+@pytest.mark.parametrize("carried", [False, True])
+def test_without_the_final_state_the_answers_are_the_same(rule, steps, carried):
+    inputs, scale, state = sequence(steps)
+    options = {"rule": rule, "before": True, "state": state if carried else None}
+    whole, end = chunked(**inputs, **scale, **options)
+    spared, none = chunked(**inputs, **scale, **options, final=False)
+    assert torch.equal(spared, whole)
+    assert end is not None
+    assert none is None
 
 
 @pytest.mark.parametrize("rule", ["hebb", "delta"])

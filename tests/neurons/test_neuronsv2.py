@@ -34,13 +34,79 @@ def test_attention_holds_no_parameter_and_a_circuit_half_of_a_transformer_block(
 
 @pytest.mark.parametrize(
     "change",
-    [{"kappa": 1.0}, {"content_heads": 0}, {"apical_mode": "add"}, {"fast_rule": "delta"}, {"fast_rule": "off"},
-     {"tau_fast": 0.01}, {"dt": 0.01}, {"heads": 4}, {"attention": "softmax"}, {"branches": 2}, {"somas": 8}],
+    [{"kappa": 1.0}, {"content_heads": 0}, {"apical_mode": "add"}, {"apical_mode": "gate"}, {"split": False},
+     {"leak": 0.5}, {"leak": 0.5, "leak_longest": 0.9}, {"dt": 0.01}, {"heads": 4}, {"attention": "softmax"}, {"attention": None},
+     {"branches": 2}, {"somas": 8}],
 )  # fmt: skip
 def test_every_choice_changes_the_logits(change):
     import baselines  # noqa: F401  (registers softmax attention)
 
     assert not torch.allclose(build()(batch()), build(**change)(batch()), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"fast_rule": "delta"}, {"fast_rule": "rls"}, {"fast_rule": "off"}, {"tau_fast": 0.01}, {"fast_lag": 1},
+     {"fast_keys": 8}],
+)  # fmt: skip
+def test_every_choice_of_fast_weights_changes_the_logits(change):
+    before = build(fast_rule="hebb")(batch())
+    assert not torch.allclose(before, build(**{"fast_rule": "hebb", **change})(batch()), atol=1e-6)
+
+
+def test_a_delay_line_starts_as_the_identity_and_changes_the_logits_once_learned():
+    with_line, without = build(), build(delay=0)
+    without.load_state_dict({k: v for k, v in with_line.state_dict().items() if "delay" not in k})
+    assert torch.allclose(with_line(batch()), without(batch()), atol=1e-6)
+    for circuit in list(with_line.stages)[1:-1]:
+        torch.nn.init.constant_(circuit.delay.weight, 0.5)
+    assert not torch.allclose(with_line(batch()), without(batch()), atol=1e-3)
+
+
+def test_episodes_end_in_consolidated_weights_and_not_before():
+    model, sample = build(fast_rule="delta", consolidate=True), batch()
+    before = model(sample)
+    assert torch.equal(before, model(sample))
+    model.end_episode()
+    assert not torch.allclose(before, model(sample), atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "text", "language", "long"])
+def test_presets_build_and_have_the_size_they_say(preset):
+    options = MODELS.entry("neuronsv2").preset(preset)
+    MODELS.entry("neuronsv2").validate("model", options)
+    size, output = (8192, OutputSpec("token", 8192)) if preset == "language" else (16384, OutputSpec("label", 2))
+    with torch.device("meta"):
+        model = MODELS.build("neuronsv2", input=InputSpec("tokens", 512, size), output=output, **options)
+    expected = {"text": 8e6, "language": 10e6}.get(preset)
+    if expected is not None:
+        assert model.parameter_counts()["total"] == pytest.approx(expected, rel=0.1)
+
+
+def test_a_sentence_fed_in_pieces_gives_the_same_next_tokens():
+    model = MODELS.build(
+        "neuronsv2",
+        input=INPUT,
+        output=OutputSpec("token", 30),
+        width=16,
+        heads=2,
+        fast_rule="delta",
+        fast_lag=1,
+        leak=0.9,
+    ).double()
+    for name, parameter in model.named_parameters():
+        if "gate" in name or "delay" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.eval()
+    sample = batch(40)
+    whole, parts, state = model(sample), [], {}
+    for x in sample.x.split([1, 1, 7, 31], 1):
+        piece = Batch(x, torch.zeros_like(x))
+        context = model.context(piece)
+        context.state = state
+        parts.append(model(piece, context))
+        state = context.next_state
+    assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-8)
 
 
 def test_the_attention_reaches_the_logits_through_the_apical_branches():

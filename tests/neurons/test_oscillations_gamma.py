@@ -18,6 +18,8 @@ from neurons.specs import Context
 VARIANTS = [
     {"form": "phase"},
     {"form": "amplitude"},
+    {"form": "phase", "split": False},
+    {"form": "amplitude", "split": False},
     {"form": "phase", "kernel": "sigmoid_cosine"},
     {"form": "amplitude", "kernel": "raised_cosine", "content_heads": 1},
     {"form": "phase", "mode": "window", "window": 9},
@@ -41,8 +43,10 @@ def by_hand(attention: GammaAttention, x: Tensor) -> Tensor:
     out = []
     for h, hertz in enumerate(attention.frequencies):
         v = x[..., h * size : (h + 1) * size]
-        phi = torch.atan2(v[..., 1], v[..., 0]) + 2 * math.pi * hertz * attention.dt * torch.arange(steps).double()
-        weight = torch.exp(attention.kappa * (torch.cos(phi[:, :, None] - phi[:, None, :]) - 1))
+        beat = 2 * math.pi * hertz * attention.dt * torch.arange(steps).double()
+        sends = torch.atan2(v[..., 1], v[..., 0]) + beat
+        receives = torch.atan2(v[..., 3], v[..., 2]) + beat if attention.split else sends
+        weight = torch.exp(attention.kappa * (torch.cos(receives[:, :, None] - sends[:, None, :]) - 1))
         weight = weight.tril() if attention.is_causal else weight
         out.append(weight @ v / weight.sum(-1, keepdim=True))
     return torch.cat(out, -1)
@@ -50,13 +54,15 @@ def by_hand(attention: GammaAttention, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("steps", [20, 200, 600])
-def test_phase_form_is_the_formula(causal: bool, steps: int) -> None:
-    attention, x = gamma(causal=causal, form="phase"), torch.randn(2, steps, 8)
+@pytest.mark.parametrize("split", [False, True])
+def test_phase_form_is_the_formula(causal: bool, steps: int, split: bool) -> None:
+    attention, x = gamma(causal=causal, form="phase", split=split), torch.randn(2, steps, 8)
     torch.testing.assert_close(attention(x, Context()).double(), by_hand(attention, x), rtol=0, atol=2e-6)
 
 
-def test_amplitude_form_tends_to_the_phase_form() -> None:
-    attention, x = gamma(gain=1e4), torch.randn(2, 50, 8)
+@pytest.mark.parametrize("split", [False, True])
+def test_amplitude_form_tends_to_the_phase_form(split: bool) -> None:
+    attention, x = gamma(gain=1e4, split=split), torch.randn(2, 50, 8)
     torch.testing.assert_close(attention(x, Context()).double(), by_hand(attention, x), rtol=0, atol=1e-4)
 
 
@@ -105,6 +111,7 @@ CHANGES = {
     "kernel": "sigmoid_cosine",
     "kappa": 2.0,
     "form": "phase",
+    "split": False,
     "order": 2,
     "gain": 0.5,
     "low": 10.0,
@@ -115,11 +122,85 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("options", [{}, {"form": "phase"}, {"leak": 0.8, "leak_longest": 0.99}], ids=str)
+@pytest.mark.parametrize("sizes", [(1,), (1, 70, 300)], ids=str)
+def test_chunks_of_a_stream_are_the_whole_sequence(options: dict, sizes: tuple[int, ...]) -> None:
+    attention = gamma(causal=True, content_heads=1, **options)
+    x = torch.randn(2, 40 if sizes == (1,) else 1000, 8)
+    mask = torch.rand(2, x.shape[1]) > 0.1
+    whole = attention(x, Context(mask=mask))
+    state: dict = {}
+    parts, start = [], 0
+    while start < x.shape[1]:
+        part = slice(start, start + sizes[len(parts) % len(sizes)])
+        context = Context(mask=mask[:, part], state=state)
+        parts.append(attention(x[:, part], context))
+        assert set(context.next_state) == {"gamma"}
+        assert not context.next_state["gamma"].trace.field.requires_grad
+        state, start = context.next_state, part.stop
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-6)
+
+
+def test_only_a_causal_layer_has_a_state() -> None:
+    context = Context()
+    gamma()(torch.randn(1, 5, 8), context)
+    assert context.next_state == {}
+
+
+def test_memories_of_the_heads_are_in_equal_ratios() -> None:
+    attention = gamma(24, heads=6, content_heads=3, leak=0.5, leak_longest=0.98)
+    spans = [1 / (1 - leak) for leak in attention.leaks]  # type: ignore[union-attr]
+    assert spans == pytest.approx([2, 10, 50] * 2, rel=1e-9)
+    assert gamma(leak=0.9).leaks == 0.9
+    assert gamma().leaks is None
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_leak_weighs_by_distance(causal: bool) -> None:
+    attention = gamma(causal=causal, leak=0.6, leak_longest=0.9, content_heads=1)
+    x = torch.randn(1, 30, 8)
+    x[..., [0, 1, 4, 5]] = 0.0  # silent phases: the leak alone decides
+    distance = (torch.arange(30)[:, None] - torch.arange(30)).abs().double()
+    out = attention(x, Context())
+    for head, leak in enumerate((0.6, 0.6)):
+        weight = (leak**distance).tril() if causal else leak**distance
+        part = slice(4 * head, 4 * head + 4)
+        expected = (weight @ x[0, :, part].double()) / weight.sum(-1, keepdim=True)
+        torch.testing.assert_close(out[0, :, part].double(), expected, rtol=0, atol=1e-6)
+
+
+def test_daido_orders_are_observable() -> None:
+    attention, context = gamma(content_heads=2, form="phase", orders=2), Context(observables={})
+    x = torch.zeros(1, 30, 8)
+    x[0, ::2, [0, 4]], x[0, 1::2, [0, 4]] = 1.0, -1.0  # two clusters in antiphase
+    attention(x, context)
+    assert set(context.observables) == {"gamma.R", "gamma.R2"}  # type: ignore[arg-type]
+    torch.testing.assert_close(context.observables["gamma.R"], torch.zeros(1, 2), rtol=0, atol=1e-6)  # type: ignore[index]
+    torch.testing.assert_close(context.observables["gamma.R2"], torch.ones(1, 2), rtol=0, atol=1e-6)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("options", [*VARIANTS, {"leak": 0.8, "leak_longest": 0.99}], ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+def test_every_variant_compiles_in_one_graph(options: dict, causal: bool) -> None:
+    torch._dynamo.reset()
+    attention, x, state = gamma(causal=causal, **options), torch.randn(1, 30, 8, requires_grad=True), Context()
+    attention(x.detach(), state)
+
+    def run(x: Tensor) -> Tensor:
+        return attention(x, Context(state=state.next_state))
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=False)
+    wanted, got = run(x), compiled(x)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+    expected = torch.autograd.grad(wanted.square().sum(), x)[0]
+    torch.testing.assert_close(torch.autograd.grad(got.square().sum(), x)[0], expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("option", CHANGES)
 def test_every_option_does_something(option: str) -> None:
-    x = torch.randn(2, 40, 8)
-    plain = gamma(causal=True)(x, Context())
-    changed = gamma(causal=True, **{option: CHANGES[option]})(x, Context())
+    x = torch.randn(2, 40, 16)
+    plain = gamma(16, causal=True)(x, Context())
+    changed = gamma(16, causal=True, **{option: CHANGES[option]})(x, Context())
     assert (changed - plain).abs().max() > 1e-3
 
 
@@ -136,9 +217,36 @@ def test_tokens_in_phase_are_bound_and_tokens_in_antiphase_are_not() -> None:
     own = torch.arange(40) % 2
     x = torch.zeros(1, 40, 4)
     x[0, :, 0], x[0, :, 1], x[0, :, 2], x[0, :, 3] = torch.cos(phase), torch.sin(phase), 1.0 - own, own.float()
-    out = gamma(4, heads=1, form="phase", kappa=4.0, content_heads=1)(x, Context())
+    out = gamma(4, heads=1, form="phase", kappa=4.0, content_heads=1, split=False)(x, Context())
     leak = math.exp(-8.0)
     torch.testing.assert_close(out[0, :, 3], (own + (1 - own) * leak) / (1 + leak), rtol=0, atol=1e-6)
+
+
+def test_a_receiver_hears_those_who_send_in_its_window_not_its_like() -> None:
+    # two assemblies send half a cycle apart, and each receives when the other sends
+    sends = torch.tensor([0.0, math.pi] * 20)
+    receives, own = sends + math.pi, (torch.arange(40) % 2).float()
+    x = torch.zeros(1, 40, 5)
+    x[0] = torch.stack([sends.cos(), sends.sin(), receives.cos(), receives.sin(), own], -1)
+    out = gamma(5, heads=1, form="phase", content_heads=1)(x, Context())
+    leak = math.exp(-8.0)
+    torch.testing.assert_close(out[0, :, 4], (1 - own + own * leak) / (1 + leak), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["amplitude", "phase"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_is_received_like_what_is_sent_needs_no_split(form: str, causal: bool) -> None:
+    x = torch.randn(2, 300, 8)
+    x[..., [2, 3, 6, 7]] = x[..., [0, 1, 4, 5]]
+    out, single = (gamma(causal=causal, form=form, split=split)(x, Context()) for split in (True, False))
+    torch.testing.assert_close(out, single, rtol=0, atol=2e-6)
+
+
+def test_order_parameter_is_that_of_the_senders() -> None:
+    x, context = torch.randn(1, 30, 8), Context(observables={})
+    x[..., [0, 4]], x[..., [1, 5]] = 1.0, 0.0
+    gamma(form="phase", content_heads=2)(x, context)
+    torch.testing.assert_close(context.observables["gamma.R"], torch.ones(1, 2), rtol=0, atol=1e-6)  # type: ignore[index]
 
 
 def test_order_parameter_of_the_heads_is_observable() -> None:
@@ -179,12 +287,18 @@ def test_the_rhythm_does_not_drift_in_a_million_tokens() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heads": 8}, "width 8 does not split"),
+        ({"heads": 3}, "width 8 does not split"),
+        ({"heads": 4}, "4 heads of 4 channels"),
+        ({"heads": 8, "split": False}, "8 heads of 2 channels"),
         ({"low": 70.0}, "must hold 60 Hz"),
         ({"content_heads": 3}, "content_heads is 0 to 2"),
         ({"gain": 0.0}, "above 0"),
         ({"dt": 0.0}, "above 0"),
-        ({"leak": 0.9}, "causal=True"),
+        ({"leak": 1.1}, "factor in"),
+        ({"orders": 0}, "1 or more"),
+        ({"leak_longest": 0.9}, "leak=0.75, leak_longest"),
+        ({"leak": 0.9, "leak_longest": 0.8}, "from leak up"),
+        ({"leak": 0.9, "leak_longest": 1.0}, "below 1"),
         ({"mode": "window"}, "window=128"),
         ({"kernel": "gauss"}, "unknown kernel"),
         ({"form": "angle"}, "form"),

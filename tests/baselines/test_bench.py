@@ -1,0 +1,481 @@
+"""Benchmarks: clock and budget by a clock of our own, contenders against each other, bars and fits by known numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.bench import bars, clock, contenders, memory, network, parts, peers, scaling, speed, suite
+from baselines.bench.decode import KeyValueCache, decoders, streaming, tensors
+from baselines.bench.job import Forecast, Job, affordable, run_jobs
+from baselines.bench.setting import SUITES, Setting
+from baselines.models.attention import SoftmaxAttention
+from baselines.models.linear_attention import LinearAttention
+from neurons import ATTENTIONS
+from neurons.dendrites.layer import DendriticLayer
+from neurons.errors import UsageError
+from neurons.model import Attention
+from neurons.specs import Context, OutputSpec
+
+CPU = torch.device("cpu")
+SMALL = Setting(lengths=(8, 16), minutes=0.02, repeats=2)
+
+
+def silent(done: int, total: int, label: str, left: float) -> None:
+    pass
+
+
+class Clock:
+    """Stands still unless someone works; ``log`` says who did."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.log = 0.0, []
+        for name in ("perf_counter", "process_time"):
+            monkeypatch.setattr(clock.time, name, lambda: self.now)
+
+    def work(self, name: str, *costs: float) -> Callable[[], None]:
+        """Costs by call; the last one stays."""
+        left = list(costs)
+
+        def call() -> None:
+            self.log.append(name)
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+
+        return call
+
+
+# Clock and budget
+
+
+def test_contenders_take_turns_and_the_first_calls_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = Clock(monkeypatch)
+    calls = {"a": ticks.work("a", 0.9, 0.1, 0.1, 0.4, 0.2), "b": ticks.work("b", 0.5, 0.5, 0.2, 0.2, 0.8)}
+    found = clock.contest(calls, repeats=3, seconds=100, device=CPU, threads=1)
+    assert "".join(ticks.log) == "aabb" + "ab" * 3
+    assert found["a"].runs == pytest.approx((0.1, 0.4, 0.2))
+    assert found["a"].seconds == pytest.approx(0.2)
+    assert found["a"].least == pytest.approx(0.1)
+    assert found["a"].faster_than(found["b"]) == pytest.approx(2.0)  # of 2, 0.5 and 4
+    assert found["a"].faster_than(found["a"]) == 1
+
+
+def test_a_long_call_is_not_warmed_up_and_a_short_one_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = Clock(monkeypatch)
+    calls = {"long": ticks.work("l", 2.0, 3.0), "short": ticks.work("s", 0.0005)}
+    found = clock.contest(calls, repeats=2, seconds=100, device=CPU, threads=1)
+    assert found["long"].runs == pytest.approx((2.0, 3.0))
+    assert found["short"].runs == pytest.approx((0.0005, 0.0005))
+    assert "".join(ticks.log) == "l" + "ss" + "ssss" + "l" + "ssss"
+
+
+def test_a_contest_ends_after_a_whole_round_when_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = Clock(monkeypatch)
+    found = clock.contest(
+        {"a": ticks.work("a", 0.5), "b": ticks.work("b", 0.5)}, repeats=9, seconds=3.5, device=CPU, threads=1
+    )
+    assert [len(one.runs) for one in found.values()] == [2, 2]
+
+
+def test_what_jobs_leave_of_their_share_goes_to_the_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = Clock(monkeypatch)
+    shares: list[float] = []
+
+    def job(cost: float) -> Job:
+        def run(seconds: float) -> list[dict[str, Any]]:
+            shares.append(seconds)
+            ticks.now += cost
+            return [{"cost": cost}]
+
+        return Job("", run)
+
+    told: list[tuple[int, float]] = []
+    rows = run_jobs([job(5), job(35), job(100)], 1.0, lambda done, total, label, left: told.append((done, left)))
+    assert shares == pytest.approx([20, 27.5, 20])
+    assert told == [(0, 60), (1, 55), (2, 20)]
+    assert [row["cost"] for row in rows] == [5, 35, 100]
+
+
+def test_forecasts_grow_with_the_square_and_are_tried_in_between() -> None:
+    forecast, tried = Forecast(), []
+
+    def cost(length: int) -> float:
+        tried.append(length)
+        return length / 1024
+
+    assert forecast.expected("x", 4096) == 0
+    assert forecast.approach("x", 512, 1e9, cost) == 0
+    assert forecast.approach("x", 65536, 20.0, cost) == 4.0 * 16**2
+    assert tried == [1024, 4096]  # 16,384 was predicted to take 4 x 16 seconds
+    forecast.learn("x", 16384, 3.0)
+    assert forecast.approach("x", 32768, 1e9, cost) == 12
+    assert tried == [1024, 4096]
+
+
+def test_the_cheapest_are_served_first_and_the_others_told_why() -> None:
+    refused = affordable({"dear": 3.0, "cheap": 1.0, "middle": 2.0, "unknown": 0.0}, 3.5)
+    assert set(refused) == {"dear"}
+    assert refused["dear"] == "predicted 3 s a call, 500 ms left of the budget"
+    assert set(affordable({"unknown": 0.0, "cheap": 0.5, "dear": 0.51}, 0.0)) == {"dear"}
+
+
+# Contenders
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_materialised_form_is_softmax_attention(causal: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 9, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    torch.testing.assert_close(contenders.softmax_attention(q, k, v, causal=causal), expected)
+
+
+@pytest.mark.parametrize("group", ["operation", "mixer"])
+def test_every_contender_runs_at_equal_shapes(group: contenders.Group) -> None:
+    setting = Setting(mixers=("all",), batch=2, heads=2, width=8)
+    for causal in (False, True):
+        for name in contenders.names(group, setting, causal):
+            one = contenders.contender(group, name, setting, 5, causal)
+            assert one.forward().shape == ((2, 2, 5, 4) if group == "operation" else (2, 5, 8))
+            gradients = one.call("train")()
+            assert len(gradients) == len(one.leaves) >= 1
+            assert one.call("forward")().grad_fn is None
+            if causal:  # the last value reaches no earlier output
+                value = one.leaves[0] if group == "mixer" else one.leaves[-1]
+                before = one.forward().detach()
+                with torch.no_grad():
+                    value[..., -1, :] += 1
+                assert torch.equal(one.forward()[..., :-1, :], before[..., :-1, :])
+
+
+def test_training_is_the_gradient_of_the_summed_output() -> None:
+    x, w = torch.randn(3, 4, requires_grad=True), torch.randn(4, 2, requires_grad=True)
+    dx, dw = clock.passes("train", lambda: x @ w, (x, w))()
+    torch.testing.assert_close(dx, w.sum(1).expand(3, 4))
+    torch.testing.assert_close(dw, x.sum(0)[:, None].expand(4, 2))
+
+
+def test_references_are_always_there_and_fourier_only_without_a_past() -> None:
+    assert contenders.names("operation", Setting(mixers=("coherence",)), True) == ["sdpa", "coherence"]
+    assert contenders.names("operation", Setting(mixers=("gamma",)), True) == []
+    assert contenders.names("mixer", Setting(mixers=("gamma",)), True) == ["softmax", "gamma"]
+    assert "fourier" in contenders.names("operation", Setting(), False)
+    every = contenders.names("mixer", Setting(mixers=("all",)), False)
+    assert every == ATTENTIONS.names()
+    assert set(every) - set(contenders.names("mixer", Setting(mixers=("all",)), True)) == {"fourier"}
+
+
+def test_a_matrix_that_is_too_large_is_refused() -> None:
+    assert contenders.refusal("naive", Setting(), 11585) is None  # 4 n^2 bytes just below half a GiB
+    assert contenders.refusal("naive", Setting(), 16384) == "its matrix takes 1 GiB, over the limit of 0.5 GiB"
+    assert contenders.refusal("sdpa", Setting(), 65536) is None
+
+
+# Decoding
+
+
+def softmax(heads: int = 2) -> SoftmaxAttention:
+    torch.manual_seed(0)
+    return SoftmaxAttention(width=8, causal=True, heads=heads)
+
+
+@torch.no_grad()
+def test_the_cache_decodes_what_causal_attention_computes() -> None:
+    mixer, x = softmax(), torch.randn(2, 12, 8)
+    whole = mixer(x, Context())
+    cache = KeyValueCache(mixer, x[:, :9], room=3)
+    for _ in range(2):  # it can be rewound
+        step = cache.rewound()
+        decoded = torch.cat([step(x[:, t : t + 1]) for t in range(9, 12)], 1)
+        torch.testing.assert_close(decoded, whole[:, 9:], rtol=0, atol=1e-6)
+
+
+def test_the_cache_does_not_pretend_to_know_rotary_positions() -> None:
+    with pytest.raises(UsageError, match="rotary"):
+        KeyValueCache(SoftmaxAttention(width=8, causal=True, positions="rotary"), torch.randn(1, 3, 8), room=1)
+
+
+@torch.no_grad()
+def test_a_state_decodes_what_the_whole_sequence_gives() -> None:
+    for name in contenders.names("mixer", Setting(mixers=("all",)), True):
+        mixer, x = contenders.build_mixer(name, Setting(width=16, heads=2), True), torch.randn(2, 12, 16)
+        context = Context()
+        mixer(x[:, :9], context)
+        if not context.next_state:
+            continue
+        step = streaming(mixer, context.next_state)
+        decoded = torch.cat([step(x[:, t : t + 1]) for t in range(9, 12)], 1)
+        torch.testing.assert_close(decoded, mixer(x, Context())[:, 9:], rtol=0, atol=2e-6)
+
+
+def test_decoders_tell_what_they_remember() -> None:
+    setting = Setting(mixers=("linear", "softmax"), batch=3, width=8, heads=2)
+    short, long = decoders(setting, 4), decoders(setting, 40)
+    assert short["softmax"].state_bytes == 2 * 4 * 3 * 4 * 8  # keys and values, float32, batch, tokens, width
+    assert long["softmax"].state_bytes == 10 * short["softmax"].state_bytes
+    assert short["linear"].state_bytes == long["linear"].state_bytes == 4 * 3 * 2 * (4 * 4 + 4)
+    short["linear"].run()
+    short["softmax"].run()
+
+
+def test_a_mixer_without_a_state_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(Attention):
+        is_causal = True
+
+        def forward(self, x: Tensor, context: Context) -> Tensor:
+            return x
+
+    monkeypatch.setattr("baselines.bench.decode.build_mixer", lambda *_: Forgetful())
+    found = decoders(Setting(mixers=("softmax",)), 4)["softmax"]
+    assert found.refusal == "it leaves no state to go on from"
+
+
+def test_tensors_of_a_state_are_found_wherever_they_are() -> None:
+    a, b, c = torch.zeros(1), torch.zeros(2), torch.zeros(3)
+    batch = network.Batch(a, b)
+    assert [t.numel() for t in tensors({"x": [a, (b, 3)], "y": batch, "z": c, "n": None})] == [1, 2, 1, 2, 3]
+
+
+# Suites
+
+
+def test_speed_rows_have_every_point_and_ratios_against_the_reference() -> None:
+    setting = Setting(lengths=(8, 16), mixers=("coherence", "linear"), minutes=5, repeats=2)
+    rows = run_jobs(speed.jobs(setting), setting.minutes, silent)
+    points = {(row["group"], row["form"], row["phase"], row["length"], row["name"]) for row in rows}
+    assert len(points) == len(rows)
+    for length in (8, 16):
+        for form in ("causal", "full"):
+            for phase in ("forward", "train"):
+                for name in ("coherence", "linear", "sdpa"):
+                    assert ("operation", form, phase, length, name) in points
+        assert ("mixer", "causal", "decode", length, "linear") in points
+    assert all(row["ratio"] == 1 for row in rows if row["name"] == row["reference"])
+    assert all(row["seconds"] >= row["least_seconds"] > 0 for row in rows)
+
+
+def test_without_a_budget_what_is_known_to_cost_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("baselines.bench.job.CHEAP", 0.0)
+    setting = Setting(lengths=(8, 16), mixers=("coherence",), phases=("forward",), minutes=1e-9)
+    rows = run_jobs(speed.jobs(setting), setting.minutes, silent)
+    assert all(row["seconds"] for row in rows if row["length"] == 8)  # nobody knows yet
+    assert all("predicted" in row["skipped"] for row in rows if row["length"] == 16)
+
+
+def test_nothing_to_measure_is_an_error() -> None:
+    with pytest.raises(UsageError, match="nothing to measure"):
+        speed.jobs(Setting(mixers=("coherence",), phases=("decode",)))
+
+
+def test_saved_bytes_by_hand() -> None:
+    x, layer = torch.randn(6, 4, requires_grad=True), nn.Linear(4, 3)
+    # The product keeps its input, tanh its output; the weight is a parameter.
+    assert memory.saved_bytes(lambda: torch.tanh(layer(x)), layer.parameters()) == 4 * (6 * 4 + 6 * 3)
+    assert memory.saved_bytes(lambda: torch.tanh(layer(x))) == 4 * (6 * 4 + 6 * 3 + 3 * 4)
+    assert memory.saved_bytes(lambda: x.view(2, 12).square() + x.square().view(2, 12)) == 4 * 24  # one storage, twice
+
+
+def test_the_peak_is_what_a_call_holds_at_once() -> None:
+    size = 64 * 2**20
+
+    def call() -> Tensor:
+        first = torch.ones(size // 4)
+        del first
+        return torch.ones(size // 4)
+
+    peak = memory.peak_bytes(call, CPU)
+    if peak is not None:
+        assert 0.9 * size < peak < 1.5 * size
+
+
+def test_memory_rows_compare_what_is_kept() -> None:
+    setting = Setting(lengths=(64, 256), mixers=("naive", "gamma"), minutes=5)
+    rows = run_jobs(memory.jobs(setting), setting.minutes, silent)
+    kept = {(row["name"], row["length"]): row for row in rows}
+    assert set(kept) == {(name, n) for name in ("sdpa", "naive", "softmax", "gamma") for n in (64, 256)}
+    assert kept["naive", 256]["saved_bytes"] > 4 * 256**2  # the matrix
+    assert kept["naive", 256]["ratio"] == kept["sdpa", 256]["saved_bytes"] / kept["naive", 256]["saved_bytes"] < 1
+
+
+def curve(exponent: float, lengths: tuple[int, ...], **where: Any) -> list[dict[str, Any]]:
+    base = {"group": "operation", "form": "causal", "phase": "train", "name": "x", "skipped": None, **where}
+    return [base | {"length": n, "least_seconds": 1e-9 * n**exponent, "saved_bytes": 8 * n} for n in lengths]
+
+
+def test_exponents_are_fitted_to_the_five_longest_lengths() -> None:
+    lengths = (1024, 2048, 4096, 8192, 16384)
+    times = curve(9.0, (64, 128)) + curve(1.5, lengths) + curve(2.0, lengths[:4], name="y", skipped=None)
+    times += [{**times[-1], "length": 16384, "least_seconds": None, "skipped": "too dear"}]
+    times += curve(3.0, lengths, phase="decode")
+    found = {(row["name"], row["cost"]): row for row in scaling.exponents(times, curve(0, lengths))}
+    assert set(found) == {("x", "train time"), ("y", "train time"), ("x", "saved memory")}
+    fit = found["x", "train time"]
+    assert (fit["exponent"], fit["low"], fit["high"]) == pytest.approx((1.5, 1.5, 1.5))
+    assert fit["lengths"] == list(lengths)
+    assert found["x", "saved memory"]["exponent"] == pytest.approx(1)
+    assert found["y", "train time"]["exponent"] is None
+    assert found["y", "train time"]["skipped"] == "4 lengths, 5 make an exponent: too dear"
+
+
+@pytest.mark.parametrize("kind", ["label", "token"])
+def test_models_are_matched_in_their_parameters(kind: Any) -> None:
+    models = network.matched(64, OutputSpec(kind, 20))
+    counts = {name: model.parameter_counts() for name, model in models.items()}
+    ours, theirs = (counts[name]["non_embedding"] for name in ("neuronsv2", "transformer"))
+    assert theirs == pytest.approx(ours, rel=0.06)
+    assert counts["neuronsv2"]["attention"] == 0
+    assert models["neuronsv2"].width == network.WIDTH
+
+
+def test_the_masked_dense_layer_is_the_sparse_one() -> None:
+    torch.manual_seed(0)
+    layer = DendriticLayer(basal=20, somas=6, branches=3, inputs="sparse", synapses=4).double()
+    tree = layer.basal_branches
+    with torch.no_grad():
+        tree.threshold.normal_()
+        layer.threshold.normal_()
+    x = torch.randn(5, 20, dtype=torch.float64, requires_grad=True)
+    weight, mask, threshold = parts.dense_form(tree)
+    assert (mask.sum(1) == 4).all()
+    weight = weight + (1 - mask) * torch.randn_like(weight)  # what is masked must not count
+    out, expected = parts.masked_dense(x, weight, mask, threshold, layer), layer(x)
+    torch.testing.assert_close(out, expected)
+    ours, theirs = (torch.autograd.grad(y.square().sum(), x)[0] for y in (out, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+# Peers
+
+
+def test_no_peer_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "performer_pytorch", None)
+    with pytest.raises(UsageError, match=r"pip install 'neurons\[peers\]'"):
+        peers.jobs(Setting())
+
+
+def test_both_peers_render_the_same_attention(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """With exact softmax attention in FAVOR+'s place, nothing but rounding is left."""
+
+    class Exact(nn.Module):
+        def __init__(self, dim_heads: int, nb_features: int, causal: bool) -> None:
+            super().__init__()
+            self.causal = causal
+            print("unable to import cuda code")
+
+        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+
+    fake = types.ModuleType("performer_pytorch")
+    fake.FastAttention = Exact  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "performer_pytorch", fake)
+    monkeypatch.setattr(peers, "LENGTHS", (8,))
+    rows = run_jobs(peers.jobs(SMALL), SMALL.minutes, silent)
+    errors = {row["name"]: row["error"] for row in rows if "error" in row}
+    assert set(errors) == {"coherence", "favor+"}
+    assert max(errors.values()) < 1e-5
+    assert len([row for row in rows if row.get("ratio")]) == 2 * 2 * 2
+    assert capsys.readouterr().out == ""
+
+
+# Bars and the document
+
+
+def test_bars_are_judged_by_their_row() -> None:
+    row = {"group": "operation", "name": "coherence", "form": "causal", "phase": "train", "length": 16384}
+    fast, slow = ([row | {"ratio": ratio}] for ratio in (45.0, 44.9))
+    first = bars.BARS[0]
+    assert (first.least, first.measured(fast), first.measured([])) == (45, 45.0, None)
+    assert bars.judge({"speed": fast}, Setting())[0]["met"] is True
+    assert bars.judge({"speed": slow}, Setting())[0]["met"] is False
+    assert bars.judge({"speed": []}, Setting())[0]["met"] is None
+    left_out = {**row, "ratio": None, "skipped": "too dear"}
+    assert bars.judge({"speed": [left_out]}, Setting())[0]["met"] is None
+    assert bars.judge({"speed": [{key: left_out[key] for key in (*row, "skipped")}]}, Setting())[0]["met"] is None
+    assert len(bars.judge({"speed": []}, Setting())) == sum(bar.suite == "speed" for bar in bars.BARS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({}, {"train", "forward", "decode"}),
+        ({"phases": ("train",)}, {"train"}),
+        ({"mixers": ("gamma",)}, {"decode"}),
+        ({"lengths": (16384,)}, {"train", "forward"}),
+        ({"lengths": (512,)}, set()),
+        ({"batch": 2}, set()),
+        ({"heads": 2}, set()),
+        ({"width": 128}, set()),
+    ],
+)
+def test_only_what_was_asked_for_is_judged(changes: dict[str, Any], left: set[str]) -> None:
+    texts = {one["text"] for one in bars.judge({"speed": []}, Setting(**changes))}
+    assert {bar.where["phase"] for bar in bars.BARS if bar.text in texts} == left
+    scaled = [one["text"] for one in bars.judge({"scaling": []}, Setting(phases=("forward",)))]
+    assert [text for text in scaled if "backward" in text] == []
+    assert len(scaled) == 1
+
+
+def test_a_bar_may_be_a_quotient() -> None:
+    one = bars.Bar("speed", "", {"n": 1}, "seconds", most=2.0, over={"n": 2})
+    rows = [{"n": 1, "seconds": 3.0}, {"n": 2, "seconds": 2.0}]
+    assert one.measured(rows) == 1.5
+    assert one.measured(rows[:1]) is None
+    assert one.measured([rows[0], {"n": 2, "seconds": None}]) is None
+
+
+def test_a_small_run_makes_a_whole_document_and_every_bar_finds_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "LENGTHS", (8,))
+    for name, value in {"SOMAS": 8, "BRANCHES": 2, "BATCH": 4, "STEPS": 16}.items():
+        monkeypatch.setattr(parts, name, value)
+    names = [name for name in SUITES if name != "peers"]
+    setting = Setting(lengths=(8, 16), minutes=5, repeats=1)
+    seen: list[tuple[int, int]] = []
+    document = suite.bench(names, setting, lambda done, total, label, left: seen.append((done, total)))
+    assert json.loads(json.dumps(document, allow_nan=False))["suites"] == names
+    assert list(document["rows"]) == names
+    assert all(done < total for done, total in seen)
+    assert {"torch", "cpu", "threads"} <= set(document["env"])
+    for bar in bars.BARS:  # but for the length, which these runs do not reach
+        for where in (bar.where, bar.over or bar.where):
+            wanted = {key: value for key, value in where.items() if key != "length"}
+            matching = [row for row in document["rows"][bar.suite] if wanted.items() <= row.items()]
+            assert matching, bar.text
+            assert bar.key in matching[0] or matching[0]["skipped"], bar.text
+
+
+def test_exponents_alone_bring_their_own_curves() -> None:
+    document = suite.bench(
+        ["scaling"], Setting(lengths=(8, 16, 24, 32, 40), mixers=("linear",), minutes=5, repeats=1), silent
+    )
+    assert list(document["rows"]) == ["scaling"]
+    fitted = {(row["name"], row["cost"]) for row in document["rows"]["scaling"] if row["exponent"] is not None}
+    assert fitted >= {(name, cost) for name in ("sdpa", "linear") for cost in ("forward time", "saved memory")}
+    assert {row["group"] for row in document["rows"]["scaling"]} == {"operation"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mixers": ("gama",)}, "unknown mixer 'gama'. Did you mean 'gamma'?"),
+        ({"phases": ("trian",)}, "unknown phase 'trian'. Did you mean 'train'?"),
+        ({"lengths": ()}, "lengths are at least 1"),
+        ({"lengths": (0,)}, "lengths are at least 1"),
+        ({"mixers": ()}, "name one mixer"),
+        ({"width": 10, "heads": 3}, "width 10 does not split into 3 heads"),
+        ({"width": 2, "heads": 2}, "two channels or more"),
+    ],
+)
+def test_settings_that_cannot_be_measured(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told.replace("?", r"\?")):
+        Setting(**changes)
+
+
+def test_a_linear_layer_is_among_the_mixers() -> None:
+    assert isinstance(contenders.build_mixer("linear", Setting(heads=2), True), LinearAttention)
