@@ -67,7 +67,7 @@ def _by_parameters(runs: list[Resolved], data: TaskData) -> Budgeted:
         key = run.label.split(" / ")[0]
         if key not in widths:
             options = run.config["model"]["options"]
-            unit = math.lcm(4 * (options.get("heads") or 1), options.get("branches") or 1)
+            unit = math.lcm(4, options.get("heads") or 1, options.get("branches") or 1)
             reference = run.config["model"] == runs[0].config["model"]
             widths[key] = options[option] if reference else _nearest_width(run, data, target, unit)
         config = copy.deepcopy(run.config)
@@ -78,13 +78,20 @@ def _by_parameters(runs: list[Resolved], data: TaskData) -> Budgeted:
 
 def _nearest_width(run: Resolved, data: TaskData, target: int, unit: int) -> int:
     """The multiple of ``unit`` whose parameter count is nearest to ``target``."""
+
+    def size(multiple: int) -> int:
+        try:
+            return _non_embedding(run, data, multiple * unit)
+        except UsageError:  # too narrow for its heads
+            return 0
+
     low, high = 1, 2
-    while _non_embedding(run, data, high * unit) < target and high * unit < 65_536:
+    while size(high) < target and high * unit < 65_536:
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _non_embedding(run, data, middle * unit) <= target else (low, middle)
-    return min((low * unit, high * unit), key=lambda width: abs(_non_embedding(run, data, width) - target))
+        low, high = (middle, high) if size(middle) <= target else (low, middle)
+    return unit * min((low, high), key=lambda multiple: abs(size(multiple) - target))
 
 
 def _first_of_each(runs: list[Resolved]) -> dict[str, Resolved]:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CACHED = 2**18  # branch potentials held at once: 1 MiB of float32
+CACHED = 2**17  # branch potentials held at once: 512 KiB of float32
 
 
 class Tree(NamedTuple):
