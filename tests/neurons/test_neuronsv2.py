@@ -35,8 +35,8 @@ def test_attention_holds_no_parameter_and_a_circuit_half_of_a_transformer_block(
 @pytest.mark.parametrize(
     "change",
     [{"kappa": 1.0}, {"content_heads": 0}, {"apical_mode": "add"}, {"apical_mode": "gate"}, {"split": False},
-     {"leak": 0.5}, {"leak": 0.5, "leak_longest": 0.9}, {"dt": 0.01}, {"heads": 4}, {"attention": "softmax"}, {"attention": None},
-     {"branches": 2}, {"somas": 8}],
+     {"leak": 0.5}, {"leak": 0.5, "leak_longest": 0.9}, {"dt": 0.01}, {"heads": 4}, {"attention": "softmax"},
+     {"attention": None}, {"branches": 2}, {"somas": 8}],
 )  # fmt: skip
 def test_every_choice_changes_the_logits(change):
     import baselines  # noqa: F401  (registers softmax attention)
