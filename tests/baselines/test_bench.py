@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import types
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,17 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.bench import bars, clock, contenders, memory, network, parts, peers, scaling, speed, suite
-from baselines.bench.decode import KeyValueCache, decoders, streaming, tensors
-from baselines.bench.job import Forecast, Job, affordable, run_jobs
+from baselines.bench import bars, contenders, memory, network, parts, peers, scaling, speed, suite
+from baselines.bench.job import run_jobs
 from baselines.bench.setting import SUITES, Setting
-from baselines.models.attention import SoftmaxAttention
 from baselines.models.linear_attention import LinearAttention
-from neurons import ATTENTIONS
 from neurons.dendrites.layer import DendriticLayer
 from neurons.errors import UsageError
-from neurons.model import Attention
-from neurons.specs import Context, OutputSpec
+from neurons.specs import OutputSpec
 
 CPU = torch.device("cpu")
 SMALL = Setting(lengths=(8, 16), minutes=0.02, repeats=2)
@@ -31,219 +26,6 @@ SMALL = Setting(lengths=(8, 16), minutes=0.02, repeats=2)
 
 def silent(done: int, total: int, label: str, left: float) -> None:
     pass
-
-
-class Clock:
-    """Stands still unless someone works; ``log`` says who did."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.log = 0.0, []
-        for name in ("perf_counter", "process_time"):
-            monkeypatch.setattr(clock.time, name, lambda: self.now)
-
-    def work(self, name: str, *costs: float) -> Callable[[], None]:
-        """Costs by call; the last one stays."""
-        left = list(costs)
-
-        def call() -> None:
-            self.log.append(name)
-            self.now += left.pop(0) if len(left) > 1 else left[0]
-
-        return call
-
-
-# Clock and budget
-
-
-def test_contenders_take_turns_and_the_first_calls_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = Clock(monkeypatch)
-    calls = {"a": ticks.work("a", 0.9, 0.1, 0.1, 0.4, 0.2), "b": ticks.work("b", 0.5, 0.5, 0.2, 0.2, 0.8)}
-    found = clock.contest(calls, repeats=3, seconds=100, device=CPU, threads=1)
-    assert "".join(ticks.log) == "aabb" + "ab" * 3
-    assert found["a"].runs == pytest.approx((0.1, 0.4, 0.2))
-    assert found["a"].seconds == pytest.approx(0.2)
-    assert found["a"].least == pytest.approx(0.1)
-    assert found["a"].faster_than(found["b"]) == pytest.approx(2.0)  # of 2, 0.5 and 4
-    assert found["a"].faster_than(found["a"]) == 1
-
-
-def test_a_long_call_is_not_warmed_up_and_a_short_one_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = Clock(monkeypatch)
-    calls = {"long": ticks.work("l", 2.0, 3.0), "short": ticks.work("s", 0.0005)}
-    found = clock.contest(calls, repeats=2, seconds=100, device=CPU, threads=1)
-    assert found["long"].runs == pytest.approx((2.0, 3.0))
-    assert found["short"].runs == pytest.approx((0.0005, 0.0005))
-    assert "".join(ticks.log) == "l" + "ss" + "ssss" + "l" + "ssss"
-
-
-def test_a_contest_ends_after_a_whole_round_when_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = Clock(monkeypatch)
-    found = clock.contest(
-        {"a": ticks.work("a", 0.5), "b": ticks.work("b", 0.5)}, repeats=9, seconds=3.5, device=CPU, threads=1
-    )
-    assert [len(one.runs) for one in found.values()] == [2, 2]
-
-
-def test_what_jobs_leave_of_their_share_goes_to_the_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = Clock(monkeypatch)
-    shares: list[float] = []
-
-    def job(cost: float) -> Job:
-        def run(seconds: float) -> list[dict[str, Any]]:
-            shares.append(seconds)
-            ticks.now += cost
-            return [{"cost": cost}]
-
-        return Job("", run)
-
-    told: list[tuple[int, float]] = []
-    rows = run_jobs([job(5), job(35), job(100)], 1.0, lambda done, total, label, left: told.append((done, left)))
-    assert shares == pytest.approx([20, 27.5, 20])
-    assert told == [(0, 60), (1, 55), (2, 20)]
-    assert [row["cost"] for row in rows] == [5, 35, 100]
-
-
-def test_forecasts_grow_with_the_square_and_are_tried_in_between() -> None:
-    forecast, tried = Forecast(), []
-
-    def cost(length: int) -> float:
-        tried.append(length)
-        return length / 1024
-
-    assert forecast.expected("x", 4096) == 0
-    assert forecast.approach("x", 512, 1e9, cost) == 0
-    assert forecast.approach("x", 65536, 20.0, cost) == 4.0 * 16**2
-    assert tried == [1024, 4096]  # 16,384 was predicted to take 4 x 16 seconds
-    forecast.learn("x", 16384, 3.0)
-    assert forecast.approach("x", 32768, 1e9, cost) == 12
-    assert tried == [1024, 4096]
-
-
-def test_the_cheapest_are_served_first_and_the_others_told_why() -> None:
-    refused = affordable({"dear": 3.0, "cheap": 1.0, "middle": 2.0, "unknown": 0.0}, 3.5)
-    assert set(refused) == {"dear"}
-    assert refused["dear"] == "predicted 3 s a call, 500 ms left of the budget"
-    assert set(affordable({"unknown": 0.0, "cheap": 0.5, "dear": 0.51}, 0.0)) == {"dear"}
-
-
-# Contenders
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_the_materialised_form_is_softmax_attention(causal: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, 2, 9, 4, generator=generator, dtype=torch.float64) for _ in range(3))
-    expected = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    torch.testing.assert_close(contenders.softmax_attention(q, k, v, causal=causal), expected)
-
-
-@pytest.mark.parametrize("group", ["operation", "mixer"])
-def test_every_contender_runs_at_equal_shapes(group: contenders.Group) -> None:
-    setting = Setting(mixers=("all",), batch=2, heads=2, width=8)
-    for causal in (False, True):
-        for name in contenders.names(group, setting, causal):
-            one = contenders.contender(group, name, setting, 5, causal)
-            assert one.forward().shape == ((2, 2, 5, 4) if group == "operation" else (2, 5, 8))
-            gradients = one.call("train")()
-            assert len(gradients) == len(one.leaves) >= 1
-            assert one.call("forward")().grad_fn is None
-            if causal:  # the last value reaches no earlier output
-                value = one.leaves[0] if group == "mixer" else one.leaves[-1]
-                before = one.forward().detach()
-                with torch.no_grad():
-                    value[..., -1, :] += 1
-                assert torch.equal(one.forward()[..., :-1, :], before[..., :-1, :])
-
-
-def test_training_is_the_gradient_of_the_summed_output() -> None:
-    x, w = torch.randn(3, 4, requires_grad=True), torch.randn(4, 2, requires_grad=True)
-    dx, dw = clock.passes("train", lambda: x @ w, (x, w))()
-    torch.testing.assert_close(dx, w.sum(1).expand(3, 4))
-    torch.testing.assert_close(dw, x.sum(0)[:, None].expand(4, 2))
-
-
-def test_references_are_always_there_and_fourier_only_without_a_past() -> None:
-    assert contenders.names("operation", Setting(mixers=("coherence",)), True) == ["sdpa", "coherence"]
-    assert contenders.names("operation", Setting(mixers=("gamma",)), True) == []
-    assert contenders.names("mixer", Setting(mixers=("gamma",)), True) == ["softmax", "gamma"]
-    assert "fourier" in contenders.names("operation", Setting(), False)
-    every = contenders.names("mixer", Setting(mixers=("all",)), False)
-    assert every == ATTENTIONS.names()
-    assert set(every) - set(contenders.names("mixer", Setting(mixers=("all",)), True)) == {"fourier"}
-
-
-def test_a_matrix_that_is_too_large_is_refused() -> None:
-    assert contenders.refusal("naive", Setting(), 11585) is None  # 4 n^2 bytes just below half a GiB
-    assert contenders.refusal("naive", Setting(), 16384) == "its matrix takes 1 GiB, over the limit of 0.5 GiB"
-    assert contenders.refusal("sdpa", Setting(), 65536) is None
-
-
-# Decoding
-
-
-def softmax(heads: int = 2) -> SoftmaxAttention:
-    torch.manual_seed(0)
-    return SoftmaxAttention(width=8, causal=True, heads=heads)
-
-
-@torch.no_grad()
-def test_the_cache_decodes_what_causal_attention_computes() -> None:
-    mixer, x = softmax(), torch.randn(2, 12, 8)
-    whole = mixer(x, Context())
-    cache = KeyValueCache(mixer, x[:, :9], room=3)
-    for _ in range(2):  # it can be rewound
-        step = cache.rewound()
-        decoded = torch.cat([step(x[:, t : t + 1]) for t in range(9, 12)], 1)
-        torch.testing.assert_close(decoded, whole[:, 9:], rtol=0, atol=1e-6)
-
-
-def test_the_cache_does_not_pretend_to_know_rotary_positions() -> None:
-    with pytest.raises(UsageError, match="rotary"):
-        KeyValueCache(SoftmaxAttention(width=8, causal=True, positions="rotary"), torch.randn(1, 3, 8), room=1)
-
-
-@torch.no_grad()
-def test_a_state_decodes_what_the_whole_sequence_gives() -> None:
-    for name in contenders.names("mixer", Setting(mixers=("all",)), True):
-        mixer, x = contenders.build_mixer(name, Setting(width=16, heads=2), True), torch.randn(2, 12, 16)
-        context = Context()
-        mixer(x[:, :9], context)
-        if not context.next_state:
-            continue
-        step = streaming(mixer, context.next_state)
-        decoded = torch.cat([step(x[:, t : t + 1]) for t in range(9, 12)], 1)
-        torch.testing.assert_close(decoded, mixer(x, Context())[:, 9:], rtol=0, atol=2e-6)
-
-
-def test_decoders_tell_what_they_remember() -> None:
-    setting = Setting(mixers=("linear", "softmax"), batch=3, width=8, heads=2)
-    short, long = decoders(setting, 4), decoders(setting, 40)
-    assert short["softmax"].state_bytes == 2 * 4 * 3 * 4 * 8  # keys and values, float32, batch, tokens, width
-    assert long["softmax"].state_bytes == 10 * short["softmax"].state_bytes
-    assert short["linear"].state_bytes == long["linear"].state_bytes == 4 * 3 * 2 * (4 * 4 + 4)
-    short["linear"].run()
-    short["softmax"].run()
-
-
-def test_a_mixer_without_a_state_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Forgetful(Attention):
-        is_causal = True
-
-        def forward(self, x: Tensor, context: Context) -> Tensor:
-            return x
-
-    monkeypatch.setattr("baselines.bench.decode.build_mixer", lambda *_: Forgetful())
-    found = decoders(Setting(mixers=("softmax",)), 4)["softmax"]
-    assert found.refusal == "it leaves no state to go on from"
-
-
-def test_tensors_of_a_state_are_found_wherever_they_are() -> None:
-    a, b, c = torch.zeros(1), torch.zeros(2), torch.zeros(3)
-    batch = network.Batch(a, b)
-    assert [t.numel() for t in tensors({"x": [a, (b, 3)], "y": batch, "z": c, "n": None})] == [1, 2, 1, 2, 3]
-
-
-# Suites
 
 
 def test_speed_rows_have_every_point_and_ratios_against_the_reference() -> None:

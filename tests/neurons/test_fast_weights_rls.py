@@ -25,7 +25,7 @@ def sequence(steps, *, seed=0, batch=2, heads=2, width=6, out=5):
     return F.normalize(normal(width), dim=-1), normal(out), normal(width)
 
 
-def close(got, expected, tolerance=1e-10):
+def assert_near(got, expected, tolerance=1e-10):
     torch.testing.assert_close(got, expected, rtol=0, atol=tolerance * max(1.0, expected.abs().max().item()))
 
 
@@ -53,7 +53,7 @@ def test_the_ridge_is_renewed_every_period(form):
         part = silent[:, :, :steps]
         _, state = FORMS[form](part, part, rate=RATE, ridge=0.3, period=8)
         expected = 0.3 * math.exp(-RATE.item() * age)
-        close(state.precision[0, 0], expected * torch.eye(3).double())
+        assert_near(state.precision[0, 0], expected * torch.eye(3).double())
         assert state.phase.tolist() == [age]
 
 
@@ -72,9 +72,9 @@ def test_chunks_equal_the_recurrence(steps, carried, masked, before):
         options = {"rate": RATE, "before": before, "mask": mask, "state": state}
         exact, end = rls_recurrent(key, value, asked, **options)
         fast, final = rls_chunked(key, value, asked, **options)
-        close(fast, exact)
-        close(final.precision, end.precision)
-        close(final.cross, end.cross)
+        assert_near(fast, exact)
+        assert_near(final.precision, end.precision)
+        assert_near(final.cross, end.cross)
         assert torch.equal(final.phase, end.phase)
 
 
@@ -106,8 +106,8 @@ def test_a_stream_of_pieces_equals_the_whole():
     for start, stop in itertools.pairwise([0, 1, 30, 97, 150]):
         y, state = rls_chunked(*(x[:, :, start:stop] for x in inputs), rate=RATE, state=state)
         pieces.append(y)
-    close(torch.cat(pieces, 2), whole)
-    close(state.weights(), final.weights())
+    assert_near(torch.cat(pieces, 2), whole)
+    assert_near(state.weights(), final.weights())
 
 
 def test_padding_anywhere_changes_nothing():
@@ -120,8 +120,8 @@ def test_padding_anywhere_changes_nothing():
     mask = torch.zeros(2, 150, dtype=torch.bool)
     mask[:, real] = True
     y, end = rls_chunked(*padded, rate=RATE, mask=mask)
-    close(y[:, :, real], bare)
-    close(end.weights(), final.weights())
+    assert_near(y[:, :, real], bare)
+    assert_near(end.weights(), final.weights())
     assert (y[:, :, ~mask[0]] == 0).all()
 
 
