@@ -182,6 +182,10 @@ class NeuronsV2(Model):
 
     def _attention(self, index: int) -> Attention | None:
         if self.attention is None:
+            defaults = MODELS.entry("neuronsv2").defaults()
+            for option in ("heads", "kappa", "content_heads", "split", "leak", "leak_longest", "apical_mode"):
+                if getattr(self, option) != defaults[option]:
+                    raise UsageError(f"{option} is about the attention, and there is none: leave it at its default")
             return None
         known = {option.name for option in ATTENTIONS.entry(self.attention).options}
         asked: dict[str, object] = {

@@ -36,7 +36,7 @@ def test_attention_holds_no_parameter_and_a_circuit_half_of_a_transformer_block(
     "change",
     [{"kappa": 1.0}, {"content_heads": 0}, {"apical_mode": "add"}, {"apical_mode": "gate"}, {"split": False},
      {"leak": 0.5}, {"leak": 0.5, "leak_longest": 0.9}, {"dt": 0.01}, {"heads": 4}, {"attention": "softmax"},
-     {"attention": None}, {"branches": 2}, {"somas": 8}],
+     {"attention": None, "heads": 4}, {"branches": 2}, {"somas": 8}],
 )  # fmt: skip
 def test_every_choice_changes_the_logits(change):
     import baselines  # noqa: F401  (registers softmax attention)
@@ -134,5 +134,7 @@ def test_an_option_that_the_attention_does_not_take_is_refused():
 
     with pytest.raises(UsageError, match="has no option 'kappa'"):
         build(attention="softmax", kappa=2.0)
+    with pytest.raises(UsageError, match="kappa is about the attention, and there is none"):
+        build(attention=None, kappa=2.0, heads=4)
     with pytest.raises(UsageError, match="at least one layer"):
         build(layers=0)
