@@ -171,6 +171,7 @@ class Loop:
         with autocast(self.device, self.precision):
             report = self.rule.step(self.model, batch, loss=loss, update=update)
             value = self._apply(report, batch)
+        self.model.end_episode()  # after the weights: this batch's sequences are over, and slow state may change
         tracker.step += 1
         tracker.loss_sum += value
         tracker.loss_count += report.loss.count

@@ -58,7 +58,8 @@ class Trainer:
     """Trains a model with a learning rule.
 
     Step i: seed from (seed, i); ``strategy.batch``; ``rule.step`` fills ``.grad``; ``strategy.gradient``; clip the
-    global norm to ``clip``; optimiser at ``lr`` times the schedule. ``batch_size`` is for whoever makes the batches.
+    global norm to ``clip``; optimiser at ``lr`` times the schedule; ``model.end_episode()``: a batch is an episode in
+    the life of a model with slow state. ``batch_size`` is for whoever makes the batches.
     ``eval_every`` None is a tenth of ``steps``; ``checkpoint_every`` None is ``eval_every``; ``patience`` is the number
     of evaluations without improvement after which training stops; ``select`` says which weights the model ends with.
     """

@@ -82,7 +82,9 @@ class Model(nn.Module):
         return readout
 
     def end_episode(self) -> None:
-        """The one place where slow state may change; most models have none."""
+        """The one place where slow state may change; most models have none. An episode is what the model lived through
+        in training mode since the last end: the trainer ends one after every step, a program of its own where it
+        likes."""
 
     def parameter_counts(self) -> dict[str, int]:
         """Keys total, trainable, non_embedding (without nn.Embedding tables), attention, state_bytes (of buffers)."""

@@ -6,21 +6,12 @@ W_total = W_slow + a_m W_medium + a_f W_fast,    tau = .1 s (fast), 1000 s (medi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from neurons.errors import UsageError
 from neurons.plasticity.recall_gate import open_gate, recall_strength
-
-
-class Episode(NamedTuple):
-    """Of one batch: the mean of its gated fast weights, the share of sequences whose gate was open, seconds."""
-
-    fast: Tensor
-    share: Tensor
-    seconds: Tensor
 
 
 class ConsolidatedMemory(nn.Module):
@@ -32,6 +23,10 @@ class ConsolidatedMemory(nn.Module):
     F_b are the fast weights at the end of sequence b of the last batch. The gate g_b is 1 where the sequence was
     recalled, that is where the cosine of what the fast weights answered and what was written exceeds ``threshold``:
     what a sequence repeats is worth keeping (Lindsey and Litwin-Kumar 2024).
+
+    An episode is what was observed since the last one ended; a later batch overwrites an earlier one. Like the running
+    statistics of a batch normalisation, it is gathered in training mode only (``memory.train()`` for this module
+    alone), so that evaluation leaves no trace, and it lives in buffers, so that a checkpoint carries it.
 
     A state is stored as it was last written, with that time, and decays by exp(-elapsed / tau) when it is read: exact,
     with one rounding, however long the wait. States are float64 and stay so whatever dtype the model is cast to: a
@@ -45,6 +40,9 @@ class ConsolidatedMemory(nn.Module):
     slow: Tensor
     clock: Tensor
     written: Tensor
+    episode_fast: Tensor
+    episode_share: Tensor
+    episode_seconds: Tensor
 
     def __init__(
         self,
@@ -69,11 +67,11 @@ class ConsolidatedMemory(nn.Module):
         self.tau_medium, self.tau_slow, self.threshold = tau_medium, tau_slow, threshold
         self.medium_gain, self.slow_gain = medium_gain, slow_gain
         self.medium_rate, self.slow_rate = medium_rate, slow_rate
-        for name in ("medium", "slow"):
+        # An episode: mean_b(g_b F_b), mean_b(g_b) and its seconds, 0 where nothing was observed.
+        for name in ("medium", "slow", "episode_fast"):
             self.register_buffer(name, torch.zeros(heads, keys, values, dtype=torch.float64))
-        for name in ("clock", "written"):  # seconds: now, and when the states were last written
+        for name in ("clock", "written", "episode_share", "episode_seconds"):  # clock: now, written: when M and S were
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
-        self._episode: Episode | None = None
 
     def weights(self) -> Tensor:
         """a_m M + a_s S as of now, (heads, keys, values) float64."""
@@ -82,25 +80,29 @@ class ConsolidatedMemory(nn.Module):
 
     def observe(self, fast: Tensor, recalled: Tensor, value: Tensor, mask: Tensor | None, seconds: Tensor) -> None:
         """Remembers, until ``end_episode``, a batch's final fast weights (B, heads, keys, values), what they answered
-        and what was written, (B, heads, T, values), and how long its sequences lasted. Answers stay as they are."""
+        and what was written, (B, heads, T, values), and how long its sequences lasted. Answers stay as they are;
+        nothing in eval mode."""
+        if not self.training:
+            return
         with torch.no_grad():
             real = value if mask is None else value * mask[:, None, :, None]
             gate = open_gate(recall_strength(recalled, real, batched=True), self.threshold).double()
-            kept = (gate.view(-1, 1, 1, 1) * fast.double()).mean(0)
-            self._episode = Episode(kept, gate.mean(), seconds.double())
+            self.episode_fast.copy_((gate.view(-1, 1, 1, 1) * fast.double()).mean(0))
+            self.episode_share.copy_(gate.mean())
+            self.episode_seconds.copy_(seconds)
 
     def end_episode(self) -> None:
         """Time passes, then the last batch observed is written; nothing without one."""
-        if self._episode is None:
+        if not self.episode_seconds:
             return
-        fast, share, seconds = self._episode
-        self._episode = None
-        self.wait(seconds)
+        self.wait(self.episode_seconds)
         medium, slow = self._now()
-        medium = medium + self.medium_rate * (fast - share * medium)
+        medium = medium + self.medium_rate * (self.episode_fast - self.episode_share * medium)
         self.medium.copy_(medium)
         self.slow.copy_(slow + self.slow_rate * (medium - slow))
         self.written.copy_(self.clock)
+        for state in (self.episode_fast, self.episode_share, self.episode_seconds):
+            state.zero_()
 
     def wait(self, seconds: Tensor | float) -> None:
         """``seconds`` pass without an episode."""

@@ -38,7 +38,7 @@ class FastSlowLinear(nn.Module):
     ``tau_fast`` and ``dt`` (the time of one token) are in seconds. ``eta`` is the write strength of Hebb and delta,
     0 < eta < 2, None for .5; rls has none. ``heads`` splits inputs and outputs into independent memories; one head
     stores the most pairs. ``consolidate`` adds the medium and the slow memory of ``ConsolidatedMemory``, which
-    ``end_episode`` writes from the last batch's fast weights; three timescales then answer.
+    ``end_episode`` writes from the fast weights of the last batch in training mode; three timescales then answer.
 
     Streaming: the fast weights after the last real token, (B, heads, d, out / heads) or rls' ``Moments``, are read from
     ``context.state[label]`` and left in ``context.next_state[label]``, with ``lag`` the last key under
@@ -107,7 +107,7 @@ class FastSlowLinear(nn.Module):
         return f"{self.rule}, tau_fast {self.tau_fast:g} s, {self.heads} heads, lag {self.lag}"
 
     def end_episode(self) -> None:
-        """Consolidates what the last batch's fast weights held; nothing without ``consolidate``."""
+        """Consolidates the fast weights of the last batch in training mode; nothing without ``consolidate``."""
         if self.memory is not None:
             self.memory.end_episode()
 

@@ -54,7 +54,8 @@ def test_casting_the_model_leaves_the_states_float64():
         cast()
         assert all(state.dtype == torch.float64 for state in memory.buffers())
         assert torch.equal(memory.weights(), before)
-    assert set(memory.state_dict()) == {"medium", "slow", "clock", "written"}
+    episode = {"episode_fast", "episode_share", "episode_seconds"}
+    assert set(memory.state_dict()) == {"medium", "slow", "clock", "written"} | episode
 
 
 def test_an_episode_moves_medium_to_fast_and_slow_to_medium():
