@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from neurons.errors import UsageError
 from neurons.specs import Batch, Context, InputSpec, Loss, OutputSpec
 
 
@@ -22,14 +23,27 @@ class Attention(nn.Module):
 
     Wiring arguments: ``width`` (D) and ``causal``. Everything else is an option of the subclass. ``can_be_causal``: it
     has a causal form, else ``causal=True`` is a UsageError. ``reads_content``: what it mixes depends on the tokens.
+
+    A causal attention that is given a sequence in chunks goes on exactly where ``context.state`` left off, or its
+    forward calls ``whole_sequence`` first and so refuses the second chunk.
     """
 
+    name: ClassVar[str]
     can_be_causal: ClassVar[bool] = True
     reads_content: ClassVar[bool] = True
     is_causal: bool = False
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         raise NotImplementedError("abstract: an attention defines forward(x, context)")
+
+    def whole_sequence(self, context: Context) -> None:
+        """For an attention that keeps no state: UsageError where ``context`` comes from an earlier chunk."""
+        if context.state:
+            raise UsageError(
+                f"attention '{self.name}' keeps no state, so it cannot go on from an earlier chunk: give it the whole "
+                "sequence. Try: attention 'gamma', which streams"
+            )
+        context.next_state[self.name] = None  # the next chunk is then told apart from a first one
 
 
 class Model(nn.Module):

@@ -43,6 +43,7 @@ class SoftmaxAttention(Attention):
         self.merge = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        self.whole_sequence(context)
         batch, steps, width = x.shape
         q, k, v = self.project(x).view(batch, steps, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         if self.positions == "rotary":

@@ -36,6 +36,7 @@ class FourierMixing(Attention):
         self.width, self.is_causal = width, causal
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        self.whole_sequence(context)
         with torch.autocast(x.device.type, enabled=False):
             channels = torch.fft.fft(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1, norm="ortho")
             if context.mask is None:

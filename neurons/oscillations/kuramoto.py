@@ -151,6 +151,7 @@ class KuramotoAttention(Attention):
         self.frequencies = (0.0,) * content_heads + gamma_band(heads - content_heads, low, high)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        self.whole_sequence(context)
         with torch.autocast(x.device.type, enabled=False):
             pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (self.heads, -1, 2))
             a, b = pairs.permute(4, 0, 2, 3, 1)  # (B, H, pairs, T) each

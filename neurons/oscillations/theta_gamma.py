@@ -84,6 +84,7 @@ class ThetaGammaAttention(Attention):
         self.theta_frequencies = equal_ratios(heads, theta_high, theta_low)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        self.whole_sequence(context)
         value = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         gamma = self._oscillators(value[..., :2], self.gamma_frequencies)
         theta = self._oscillators(value[..., 2:4], self.theta_frequencies)

@@ -99,7 +99,7 @@ def test_a_state_decodes_what_the_whole_sequence_gives() -> None:
         mixer, x = contenders.build_mixer(name, Setting(width=16, heads=2), True), torch.randn(2, 12, 16)
         context = Context()
         mixer(x[:, :9], context)
-        if not context.next_state:
+        if not [*tensors(context.next_state)]:
             continue
         step = streaming(mixer, context.next_state)
         decoded = torch.cat([step(x[:, t : t + 1]) for t in range(9, 12)], 1)

@@ -64,6 +64,22 @@ def test_no_suffix_reaches_its_past(name: str) -> None:
         torch.testing.assert_close(attention(noisy, Context())[:, :t], before[:, :t], rtol=0, atol=1e-6)
 
 
+@causal_ones
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_second_chunk_goes_on_exactly_or_is_refused(name: str, elsewhere: bool) -> None:
+    attention, x = build(name, True), hidden()
+    whole, first, second = attention(x, Context()), Context(), Context()
+    start = attention(x[:, :70], first)
+    torch.testing.assert_close(start, whole[:, :70], rtol=0, atol=1e-6)
+    # in a model other stages leave state too; what an attention itself leaves must do
+    second.state = first.next_state | ({"embedding": torch.tensor(70)} if elsewhere else {})
+    if any(value is not None for value in first.next_state.values()):
+        torch.testing.assert_close(attention(x[:, 70:], second), whole[:, 70:], rtol=0, atol=2e-6)
+    else:
+        with pytest.raises(UsageError, match=rf"^attention '{name}' keeps no state[^\n]+Try: [^\n]+$"):
+            attention(x[:, 70:], second)
+
+
 @pytest.mark.parametrize("name", [name for name in ATTENTIONS.names() if name not in CAUSAL])
 def test_what_has_no_causal_form_says_so(name: str) -> None:
     with pytest.raises(UsageError, match=f"attention '{name}' cannot be causal.* Try: "):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-import baselines  # noqa: F401 - extends MODELS with the baselines
-from neurons import MODELS
+import baselines  # noqa: F401 - extends MODELS and ATTENTIONS with the baselines
+from neurons import ATTENTIONS, MODELS
 from neurons.errors import UsageError
 from neurons.model import Attention, Model
 from neurons.specs import IGNORE, Batch, InputSpec, OutputSpec
@@ -225,6 +225,34 @@ def test_the_future_never_reaches_the_past(name: str, input_kind: str, output_ki
         perturbed = model(replace(batch, x=changed))
         torch.testing.assert_close(perturbed[:, :start], logits[:, :start], rtol=0, atol=1e-6)
         assert (perturbed[0, start] - logits[0, start]).abs().max() > 1e-6  # the perturbation is felt where it is
+
+
+def assert_chunks_go_on_or_are_refused(model: Model, batch: Batch, split: int) -> None:
+    whole = model(batch)
+    first, second = (Batch(x, torch.zeros_like(x)) for x in (batch.x[:, :split], batch.x[:, split:]))
+    before, after = model.context(first), model.context(second)
+    start = model(first, before)
+    torch.testing.assert_close(start, whole[:, :split], rtol=1e-5, atol=1e-5)
+    after.state = before.next_state
+    if None in before.next_state.values():  # what an attention without a state leaves
+        with pytest.raises(UsageError, match=r"^[^\n]+cannot go on from an earlier chunk[^\n]+Try: [^\n]+$"):
+            model(second, after)
+    else:
+        torch.testing.assert_close(model(second, after), whole[:, split:], rtol=1e-5, atol=1e-5)
+
+
+@causal
+def test_a_second_chunk_goes_on_exactly_or_is_refused(name: str, input_kind: str, output_kind: str) -> None:
+    model = unsettle(build(name, input_kind, output_kind))
+    assert_chunks_go_on_or_are_refused(model, sample(input_kind, output_kind, padded=False), 7)
+
+
+@pytest.mark.parametrize("attention", [None, *ATTENTIONS.names()])
+def test_neuronsv2_streams_with_any_attention_or_refuses(attention: str | None) -> None:
+    if attention is not None and not getattr(ATTENTIONS.get(attention), "can_be_causal", True):
+        pytest.skip("has no causal form")
+    model = unsettle(build("neuronsv2", "tokens", "token", attention=attention, width=16))
+    assert_chunks_go_on_or_are_refused(model, sample("tokens", "token", padded=False), 7)
 
 
 @contract
