@@ -8,60 +8,31 @@ A recipe is TOML:
     [trainer]                         # options of learning.trainer.Trainer, for every run
     [models.transformer]              # options; the tables' order is the default --models
     [models.transformer.trainer]      # trainer options for this model only
+    [models."neuronsv2:tiny"]         # a row of its own: the preset, and these options over the preset's
     [rules.predictive-coding]         # likewise for rules
     [compare]                         # seeds = 3; rows = ["neuronsv2 / backprop"], all that runs if no flag names parts
 
-Later layers win: default, recipe, preset, environment, flag. A part is named ``transformer``, with a preset of the
-model's, ``neuronsv2:tiny``, or with options of its own, ``predictive-coding:variant=zil``.
+Later layers win: default, recipe, preset, the recipe's table of a longer name, environment, flag, ablation. A part is
+named ``transformer``, with a preset of the model's, ``neuronsv2:tiny``, with options of its own,
+``predictive-coding:variant=zil``, or without one component, ``neuronsv2 - attention``. A table is about every part
+that its name covers: ``[models.neuronsv2]`` about ``neuronsv2:tiny`` too.
 """
 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
-from baselines import STRATEGIES
-from baselines.recipe import read_recipe, recipes
+from baselines.part import PARTS, Part, scalar, taken_apart
+from baselines.recipe import read_recipe, recipes, tables
 from learning import RULES
-from neurons import MODELS
 from neurons.errors import UsageError, nearest
-from neurons.registry import Entry, Registry, describe
+from neurons.registry import Entry, describe
 from tasks import TASKS
 
-PARTS: dict[str, Registry] = {"task": TASKS, "model": MODELS, "rule": RULES, "strategy": STRATEGIES}
 RUN_KEYS: dict[str, Any] = {"seed": 0, "device": "auto", "precision": "float32", "threads": None, "data_dir": None}
-
-
-@dataclass(frozen=True)
-class Part:
-    """A named part, perhaps with a preset and options beside the name: ``neuronsv2:tiny:width=48``."""
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
-    preset: str | None = None
-    origin: str = field(default="flag", compare=False)
-
-    @classmethod
-    def parse(cls, kind: str, text: str, origin: str = "flag") -> Part:
-        name, *pairs = text.strip().split(":")
-        entry = PARTS[kind].entry(name)
-        options, preset = {}, None
-        if pairs and "=" not in pairs[0] and entry.presets:
-            preset = pairs.pop(0)
-            entry.preset(preset)
-        for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals:
-                raise UsageError(f"'{text}': an option is written key=value, not '{pair}'")
-            options[key] = scalar(value)
-        return cls(name, entry.validate(kind, options), preset, origin)
-
-    def __str__(self) -> str:
-        named = [self.name] if self.preset is None else [self.name, self.preset]
-        return ":".join([*named, *(f"{key}={value}" for key, value in self.options.items())])
 
 
 @dataclass(frozen=True)
@@ -81,20 +52,11 @@ class Grid:
     runs: tuple[Resolved, ...]
     seeds: tuple[int, ...]
     recipe: str | None
+    left_out: tuple[str, ...] = ()  # components that are off already, so that nothing can be taken away
 
     @property
     def labels(self) -> list[str]:
         return list(dict.fromkeys(run.label for run in self.runs))
-
-
-def scalar(text: str) -> Any:
-    """A TOML scalar; a bare word is a string, ``none`` is None."""
-    if text.lower() in {"none", "null"}:
-        return None
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def trainer_entry() -> Entry:
@@ -132,10 +94,6 @@ def _assignments(sets: Sequence[str]) -> list[tuple[str, str, Any]]:
     return found
 
 
-def _split(table: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    return {key: value for key, value in table.items() if key != "trainer"}, table.get("trainer", {})
-
-
 def _resolve_one(
     document: dict[str, Any],
     origin: str,
@@ -154,13 +112,19 @@ def _resolve_one(
     if document.get("task", {}).get("name") == parts["task"].name:
         options = {key: value for key, value in document["task"].items() if key != "name"}
         layers.put("task", entries["task"], options, origin)
-    for kind, table in (("model", "models"), ("rule", "rules")):
-        options, training = _split(document.get(table, {}).get(parts[kind].name, {}))
-        layers.put(kind, entries[kind], options, origin)
-        layers.put("trainer", trainer, training, origin)
+    written = [(kind, *one) for kind in ("model", "rule") for one in tables(document, kind, parts[kind])]
+
+    def recipe(general: bool) -> None:
+        for kind, key, options, training in written:
+            if (key.rank == 0) is general:
+                layers.put(kind, entries[kind], options, origin)
+                layers.put("trainer", trainer, training, origin)
+
+    recipe(general=True)
     for kind, part in parts.items():
         if part.preset is not None:
             layers.put(kind, entries[kind], entries[kind].preset(part.preset), f"preset {part.preset}")
+    recipe(general=False)
     for section, key, value in _assignments(sets):
         targets = [kind for kind in entries if section == kind or (kind in parts and section == parts[kind].name)]
         if not targets and section not in others:
@@ -169,7 +133,12 @@ def _resolve_one(
         for kind in targets:
             layers.put(kind, entries[kind], {key: value}, "flag")
     for kind, part in parts.items():
-        layers.put(kind, entries[kind], part.options, "flag")
+        layers.put(kind, entries[kind], part.options, part.origin)
+        if part.ablation is not None:
+            taken = entries[kind].ablation(part.ablation, layers.values[kind])
+            if layers.values[kind] | taken == layers.values[kind]:
+                raise UsageError(f"'{part}': {part.ablation} is off already in '{part.full}', nothing is taken away")
+            layers.put(kind, entries[kind], taken, f"without {part.ablation}")
     config: dict[str, Any] = {"schema": 1}
     for kind, part in parts.items():
         config[kind] = {"name": part.name, "options": layers.values[kind]}
@@ -208,10 +177,7 @@ def _document(recipe: str | None, task: str | None) -> tuple[dict[str, Any], str
 
 def _chosen(kind: str, flag: str | None, document: dict[str, Any], origin: str, default: str) -> Part:
     """The part that the flag names, else the recipe's first one, else the default."""
-    if flag is not None:
-        return Part.parse(kind, flag)
-    written = list(document.get(f"{kind}s", {}))
-    return Part.parse(kind, written[0], origin) if written else Part(default, origin="default")
+    return _parts(kind, [] if flag is None else [flag], document, origin, [default])[0]
 
 
 def resolve(
@@ -255,8 +221,12 @@ def resolve_grid(
     threads: int | None = None,
     data_dir: str | None = None,
     controls: bool = True,
+    ablate: bool = False,
 ) -> Grid:
-    """Models x rules x seeds. A settling rule brings its exact-gradient control along unless ``controls`` is off."""
+    """Models x rules x seeds. A settling rule brings its exact-gradient control along unless ``controls`` is off.
+
+    ``ablate``: the first model, then it without each of its components, then the other models that ``models`` names.
+    """
     document, origin, name, chosen = _document(recipe, task)
     compare = document.get("compare", {})
     rows = compare.get("rows") if not models and not rules else None
@@ -264,37 +234,51 @@ def resolve_grid(
     chosen_seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen_seeds:
         raise UsageError("--seeds takes a count of at least 1, or a list such as 0,1,2")
-    model_parts = [Part.parse("model", m) for m in models or document.get("models", {}) or ("neuronsv2", "transformer")]
-    rule_parts = [
-        (Part.parse("rule", r), False) for r in rules or document.get("rules", {}) or ("backprop", "predictive-coding")
-    ]
+    model_parts = _parts("model", models, document, origin, ("neuronsv2", "transformer"))
+    rule_parts = [(part, False) for part in _parts("rule", rules, document, origin, ("backprop", "predictive-coding"))]
     if controls:
         listed = [part for part, _ in rule_parts]
         for part in listed:
-            written = _split(document.get("rules", {}).get(part.name, {}))[0]
+            written = {key: value for _, table, _ in tables(document, "rule", part) for key, value in table.items()}
             options = RULES.build(part.name, **(written | part.options)).control()
-            if options is not None and (extra := Part(part.name, part.options | options, part.preset)) not in listed:
+            if options is not None and (extra := replace(part, options=part.options | options)) not in listed:
                 rule_parts.append((extra, True))
+    labels = [f"{model} / {rule}" for model in model_parts for rule, _ in rule_parts]
+    if unknown := [row for row in rows or () if row not in labels]:
+        raise UsageError(f"recipe {name}: [compare] rows names '{unknown[0]}', which no model and rule of it make")
     others = [part.name for part in model_parts] + [part.name for part, _ in rule_parts]
+
+    def one(model: Part, rule: Part, seed: int, control: bool = False) -> Resolved:
+        task_part = Part.parse("task", chosen, "flag" if task else origin)
+        parts = {"task": task_part, "model": model, "rule": rule, "strategy": Part("naive", origin="default")}
+        flags = _run_flags(
+            seed=seed, device=device, precision=precision, steps=steps, threads=threads, data_dir=data_dir
+        )
+        return _resolve_one(document, origin, parts, sets, flags, others, control)
+
+    left_out: list[str] = []
+    if ablate:
+        wanted = rows[0].partition(" / ")[0] if rows else None
+        subject = next((part for part in model_parts if str(part) == wanted), model_parts[0])
+        full = one(subject, rule_parts[0][0], chosen_seeds[0])
+        without, left_out = taken_apart(subject, full.config["model"]["options"])
+        model_parts = [subject, *without, *(part for part in model_parts if models and part != subject)]
     runs = []
     for model in model_parts:
         for rule, control in rule_parts:
-            for seed in chosen_seeds:
-                parts = {
-                    "task": Part.parse("task", chosen),
-                    "model": model,
-                    "rule": rule,
-                    "strategy": Part("naive", origin="default"),
-                }
-                flags = _run_flags(
-                    seed=seed, device=device, precision=precision, steps=steps, threads=threads, data_dir=data_dir
-                )
-                runs.append(_resolve_one(document, origin, parts, sets, flags, others, control))
-    if rows is not None:
-        unknown = [row for row in rows if row not in {run.label for run in runs}]
-        if unknown:
-            raise UsageError(f"recipe {name}: [compare] rows names '{unknown[0]}', which no model and rule of it make")
-        runs = [run for run in runs if run.label in rows]
+            label = f"{model.full if ablate else model} / {rule}"
+            if (rows is None or label in rows) and not (ablate and control and model.ablation):
+                runs += [one(model, rule, seed, control) for seed in chosen_seeds]
     if len({(run.label, run.config["seed"]) for run in runs}) < len(runs):
         raise UsageError("a model, rule or seed is named twice: name each once")
-    return Grid(tuple(runs), chosen_seeds, name)
+    return Grid(tuple(runs), chosen_seeds, name, tuple(left_out))
+
+
+def _parts(
+    kind: str, named: Sequence[str], document: dict[str, Any], origin: str, default: Sequence[str]
+) -> list[Part]:
+    """What the flag names, else the recipe, else the default."""
+    for names, source in ((named, "flag"), (document.get(f"{kind}s", {}), origin)):
+        if names:
+            return [Part.parse(kind, name, source) for name in names]
+    return [Part.parse(kind, name, "default") for name in default]

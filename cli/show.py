@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from baselines.part import WITHOUT, scalar
 from cli import circuit as wiring
 from cli import common, table
 from neurons.errors import UsageError
@@ -45,7 +46,8 @@ def command(kind: str, name: str, circuit: bool, sets: tuple[str, ...], as_json:
             "line": entry.line,
         }
         extra = {} if built is None else {"circuit": built}
-        return common.emit("show", part | {"doc": entry.doc, "options": options, "presets": entry.presets} | extra)
+        told = {"doc": entry.doc, "options": options, "presets": entry.presets, "ablations": entry.ablations}
+        return common.emit("show", part | told | extra)
     click.echo(_page(registry.kind, entry))
     if built is not None:
         click.echo("\n" + wiring.drawn(built, table.terminal_width()))
@@ -60,21 +62,19 @@ def _page(kind: str, entry: Entry) -> str:
         parts.append(table.render(columns, rows, width=table.terminal_width())[0])
     else:
         parts.append("no options")
-    if entry.presets:
-        rows = [
-            [f"{entry.name}:{name}", ", ".join(f"{key} {value}" for key, value in options.items())]
-            for name, options in entry.presets.items()
-        ]
-        parts.append(
-            table.render([table.Column("preset"), table.Column("options")], rows, width=table.terminal_width())[0]
-        )
+    for title, joint, sets in (("preset", ":", entry.presets), ("ablation", WITHOUT, entry.ablations)):
+        if sets:
+            rows = [
+                [f"{entry.name}{joint}{name}", ", ".join(f"{key} {value}" for key, value in options.items())]
+                for name, options in sets.items()
+            ]
+            columns = [table.Column(title), table.Column("options")]
+            parts.append(table.render(columns, rows, width=table.terminal_width())[0])
     return "\n\n".join([*parts, f"source  {source}"])
 
 
 def _options(sets: tuple[str, ...]) -> dict[str, Any]:
     """``width=64`` or ``model.width=64`` as an option and its value; the registry checks both."""
-    from baselines.config import scalar
-
     found = {}
     for text in sets:
         key, equals, value = text.partition("=")

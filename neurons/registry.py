@@ -47,7 +47,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered part, as its source describes it. ``presets``: named sets of options, the class's ``PRESETS``."""
+    """One registered part, as its source describes it.
+
+    ``presets``: named sets of options, the class's ``PRESETS``. ``ablations``: component -> the options that take it
+    away, the class's ``ABLATIONS``; there ``"=heads"`` stands for the value of the option ``heads``.
+    """
 
     name: str
     module: str
@@ -56,6 +60,7 @@ class Entry:
     doc: str
     options: tuple[Option, ...]
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ablations: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -76,10 +81,18 @@ class Entry:
 
     def preset(self, name: str) -> dict[str, Any]:
         """The options of a preset; UsageError with the nearest name if there is none."""
-        if name not in self.presets:
-            have = ", ".join(self.presets) or "none"
-            raise UsageError(f"'{self.name}' has no preset '{name}'.{nearest(name, self.presets)} It has: {have}")
-        return self.presets[name]
+        return self._named("preset", name, self.presets)
+
+    def ablation(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+        """What takes component ``name`` away where the part has ``options``; UsageError as for a preset."""
+        taken = self._named("ablation", name, self.ablations)
+        return {key: _referred(value, options) for key, value in taken.items()}
+
+    def _named(self, what: str, name: str, among: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        if name not in among:
+            have = ", ".join(among) or "none"
+            raise UsageError(f"'{self.name}' has no {what} '{name}'.{nearest(name, among)} It has: {have}")
+        return among[name]
 
 
 class Registry:
@@ -238,15 +251,21 @@ def _entry(name: str, module: str, node: ast.ClassDef) -> Entry:
                 annotation = ast.unparse(argument.annotation) if argument.annotation else "Any"
                 options.append(Option(argument.arg, annotation, ast.literal_eval(default)))
     doc = ast.get_docstring(node) or ""
-    return Entry(name, module, node.name, node.lineno, doc, tuple(options), _presets(node))
+    presets, ablations = (_declared(node, variable) for variable in ("PRESETS", "ABLATIONS"))
+    return Entry(name, module, node.name, node.lineno, doc, tuple(options), presets, ablations)
 
 
-def _presets(node: ast.ClassDef) -> dict[str, dict[str, Any]]:
+def _declared(node: ast.ClassDef, variable: str) -> dict[str, dict[str, Any]]:
+    """The named sets of options that a class declares under ``variable``."""
     for child in node.body:
-        if isinstance(child, ast.AnnAssign) and ast.unparse(child.target) == "PRESETS" and child.value is not None:
+        if isinstance(child, ast.AnnAssign) and ast.unparse(child.target) == variable and child.value is not None:
             found: dict[str, dict[str, Any]] = ast.literal_eval(child.value)
             return found
     return {}
+
+
+def _referred(value: Any, options: dict[str, Any]) -> Any:
+    return options[value[1:]] if isinstance(value, str) and value.startswith("=") else value
 
 
 @cache

@@ -119,6 +119,28 @@ def test_values_of_the_right_type_are_stored_as_they_are(
     assert type(stored) is type(value)
 
 
+DECLARED = """    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"small": {"count": 1, "on": True}}
+    ABLATIONS: ClassVar[dict[str, dict[str, Any]]] = {"rate": {"rate": 0.0}, "spare": {"limit": "=count", "kind": "b"}}
+
+    def __init__"""
+
+
+def test_presets_and_ablations_are_read_from_source(package: Callable[..., Registry]) -> None:
+    text = PART.replace("first-thing", "second").replace("    def __init__", DECLARED)
+    entry = package(broken='raise RuntimeError("imported")\n' + text).entry("second")
+    assert entry.presets == {"small": {"count": 1, "on": True}}
+    assert list(entry.ablations) == ["rate", "spare"]
+    assert entry.ablation("rate", entry.defaults()) == {"rate": 0.0}
+    assert package().entry("first-thing").ablations == {}
+
+
+def test_an_ablation_may_refer_to_the_value_of_another_option(package: Callable[..., Registry]) -> None:
+    entry = package(second=PART.replace("first-thing", "second").replace("    def __init__", DECLARED)).entry("second")
+    assert entry.ablation("spare", entry.defaults() | {"count": 9}) == {"limit": 9, "kind": "b"}
+    with pytest.raises(UsageError, match=r"'second' has no ablation 'rte'\. Did you mean 'rate'\? It has: rate, spare"):
+        entry.ablation("rte", entry.defaults())
+
+
 def test_unknown_option_names_the_nearest(package: Callable[..., Registry]) -> None:
     with pytest.raises(UsageError, match=r"no option 'cuont'\. Did you mean 'count'\? It takes: rate, count"):
         package().build("first-thing", width=1, cuont=2)

@@ -91,6 +91,17 @@ class NeuronsV2(Model):
         "language": {"width": 384, "layers": 6, "somas": 512, "fast_rule": "delta", "fast_keys": 64, "fast_lag": 1},
         "long": {"width": 128, "layers": 4, "heads": 8, "content_heads": 4},
     }
+    ABLATIONS: ClassVar[dict[str, dict[str, Any]]] = {
+        "attention": {
+            "attention": None, "heads": 4, "kappa": 4.0, "content_heads": 2, "split": True, "leak": None,
+            "leak_longest": None, "apical_mode": "branch",
+        },
+        "rhythm": {"content_heads": "=heads"},
+        "split phases": {"split": False},
+        "delay line": {"delay": 0},
+        "dendrites": {"branches": 1},
+        "fast weights": {"fast_rule": "off", "tau_fast": 0.1, "fast_lag": 0, "fast_keys": None, "consolidate": False},
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from baselines.config import Part, resolve, resolve_grid, scalar
+from baselines.config import resolve, resolve_grid
+from baselines.part import Part, scalar
 from baselines.recipe import read_recipe, recipes
 from neurons.errors import UsageError
 

@@ -53,6 +53,15 @@ def test_show_tells_options_with_type_and_default(neurons):
     assert {one["name"]: one["default"] for one in found["options"]} == entry.defaults()
 
 
+def test_show_tells_presets_and_ablations_as_they_are_named_elsewhere(neurons):
+    entry = MODELS.entry("neuronsv2")
+    found = document(neurons("show", "model", "neuronsv2", "--json"))
+    assert (found["presets"], found["ablations"]) == (entry.presets, entry.ablations)
+    lines = neurons("show", "model", "neuronsv2").stdout.splitlines()
+    assert "neuronsv2 - delay line    delay 0" in lines
+    assert any(line.startswith("neuronsv2:tiny      width 32, layers 1") for line in lines)
+
+
 @pytest.mark.parametrize("name", list(MODELS.entries()))
 def test_the_circuit_adds_up_to_the_models_parameters(neurons, name):
     circuit = document(neurons("show", "model", name, "--circuit", "--json"))["circuit"]
