@@ -24,7 +24,7 @@ class Floor:
         raise NotImplementedError("abstract: a floor defines fit(data)")
 
     def predict(self, split: Split) -> np.ndarray:
-        """(n,) int64 labels."""
+        """int64 labels (n,), or tokens (n, T), in the shape of ``split.labels``, which it does not read."""
         raise NotImplementedError("abstract: a floor defines predict(split)")
 
 

@@ -8,16 +8,21 @@ import numpy as np
 
 from baselines import FLOORS
 from baselines.floor import Floor
+from neurons.specs import IGNORE
 from tasks.task import Split, TaskData
 
 
 @FLOORS.register("majority")
 class Majority(Floor):
-    """The most frequent training label, always; the smallest of equals."""
+    """The most frequent training label, or training target at any step, always; the smallest of equals."""
+
+    def fits(self, data: TaskData) -> str | None:
+        return None
 
     def fit(self, data: TaskData) -> Self:
-        self.label = int(np.bincount(data.train.labels).argmax())
+        labels = data.train.labels
+        self.label = int(np.bincount(labels[labels != IGNORE]).argmax())
         return self
 
     def predict(self, split: Split) -> np.ndarray:
-        return np.full(len(split), self.label, dtype=np.int64)
+        return np.full(split.labels.shape, self.label, dtype=np.int64)

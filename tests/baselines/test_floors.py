@@ -20,12 +20,15 @@ import tasks.suites  # noqa: F401
 from baselines import FLOORS
 from baselines.floor import Floor
 from baselines.floors import logistic_regression, nb_svm
-from neurons.specs import InputSpec, OutputSpec
+from neurons.specs import IGNORE, InputSpec, OutputSpec
 from tasks import TASKS
 from tasks.metrics import accuracy
 from tasks.task import Split, TaskData
 
 TOKENS = InputSpec("tokens", length=4, size=6)
+
+
+RECALL = TASKS.build("mqar", pairs=8, vocabulary=512, train=20, held_out=20, test=10).load()
 
 
 class Untouchable:
@@ -83,6 +86,34 @@ def test_root_operator_is_where_the_literature_leaves_listops(tmp_path: Path, mo
     root, most = FLOORS.build("root-operator").fit(loaded), FLOORS.build("majority").fit(loaded)
     assert accuracy(root.predict(loaded.test), loaded.test.labels) == pytest.approx(0.36, abs=0.03)
     assert accuracy(most.predict(loaded.test), loaded.test.labels) == pytest.approx(0.17, abs=0.02)
+
+
+def tokens(inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> TaskData:
+    return data(Split([np.array(row) for row in inputs], np.array(targets)), output=OutputSpec("token", 6))
+
+
+def test_majority_of_tokens_is_the_most_frequent_target_that_counts() -> None:
+    source = tokens([[1, 2, 3, 4], [5, 5, 5, 5]], [[IGNORE, 4, IGNORE, 2], [IGNORE, IGNORE, 2, 4]])
+    floor = FLOORS.build("majority").fit(source)
+    assert floor.predict(source.held_out).tolist() == [[2] * 4] * 2  # twice as 4 is: the smallest of equals
+
+
+def test_copy_repeats_from_the_distance_that_is_most_often_right() -> None:
+    source = tokens([[5, 3, 1, 4], [2, 5]], [[IGNORE, 5, 3, 1], [2, 2, IGNORE, IGNORE]])
+    floor = FLOORS.build("copy").fit(source)
+    assert floor.distance == 1
+    assert floor.predict(source.held_out).tolist() == [[5, 5, 3, 1], [2, 2, 5, 0]]
+
+
+@pytest.mark.parametrize(("power", "copied"), [(1.0, 1 / 8), (0.01, 0.22)])
+def test_copying_recalls_one_of_the_pairs_and_the_majority_nothing(power: float, copied: float) -> None:
+    recall = TASKS.build("mqar", pairs=8, vocabulary=512, power=power, train=1000, held_out=1000, test=10).load()
+    scores = {
+        name: accuracy(FLOORS.build(name).fit(recall).predict(recall.held_out), recall.held_out.labels)
+        for name in TASKS.get("mqar").floors
+    }
+    assert scores["copy"] == pytest.approx(copied, abs=0.02)
+    assert scores["majority"] < 0.01
 
 
 def test_nearest_prototype_is_sklearns_nearest_centroid() -> None:
@@ -205,17 +236,17 @@ def test_floors_say_what_they_cannot_read() -> None:
         "nearest-prototype",
     }
     next_token = data(WORDS, output=OutputSpec("token", 6))
-    assert [name for name in FLOORS.names() if FLOORS.build(name).fits(next_token) is None] == []
+    assert {name for name in FLOORS.names() if FLOORS.build(name).fits(next_token) is None} == {"copy", "majority"}
     same = data(texts("a", "b", labels=[1, 1]))
     assert FLOORS.build("logistic-regression").fits(same) == "all training labels are equal"
 
 
 @pytest.mark.parametrize("name", FLOORS.names())
 def test_every_floor_predicts_int64_labels_and_is_deterministic(name: str) -> None:
-    source = DIGITS if FLOORS.build(name).fits(DIGITS) is None else data(WORDS)
+    source = next(one for one in (DIGITS, data(WORDS), RECALL) if FLOORS.build(name).fits(one) is None)
     split = source.held_out
     first, second = (FLOORS.build(name).fit(source).predict(split) for _ in range(2))
-    assert (first.dtype, first.shape) == (np.dtype(np.int64), (len(split),))
+    assert (first.dtype, first.shape) == (np.dtype(np.int64), split.labels.shape)
     np.testing.assert_array_equal(first, second)
     assert isinstance(FLOORS.build(name), Floor)
 
