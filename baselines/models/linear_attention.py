@@ -53,7 +53,7 @@ def linear_attention(
     above = scores @ v + q @ fields[:, :, :-1]
     below = scores.sum(-1, keepdim=True) + q @ total[:, :, :-1].unsqueeze(-1)
     out = (above / (below + TINY)).flatten(2, 3)[:, :, :steps]
-    return out, Sums(fields[:, :, -1], total[:, :, -1])
+    return out, Sums(fields[:, :, -1].clone(), total[:, :, -1].clone())  # views would keep those of every chunk
 
 
 def _running(parts: Tensor, start: Tensor | None) -> Tensor:

@@ -45,7 +45,7 @@ class DelayLine(nn.Module):
         else:
             heard = torch.cat([before.to(x.dtype), x], 1)
         if self.is_causal:
-            context.next_state[self.label] = heard[:, steps:].detach()
+            context.next_state[self.label] = heard[:, steps:].detach().clone()  # a view would keep them all
         # Shifted sums: at these few taps they beat conv1d, whose layout wants time last.
         y = heard[:, self.taps - 1 :] * self.weight[0]
         for tap in range(1, self.taps):

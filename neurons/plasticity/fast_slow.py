@@ -168,12 +168,12 @@ class FastSlowLinear(nn.Module):
         first = key.new_zeros(*key.shape[:2], 1, key.shape[-1]) if carried is None else carried.unsqueeze(2).to(key)
         line = torch.cat([first, key], 2)
         if context.mask is None:
-            context.next_state[label] = line[:, :, -1].detach()
+            context.next_state[label] = line[:, :, -1].detach().clone()  # a view would keep every key
             return line[:, :, :-1]
         places = torch.arange(1, key.shape[2] + 1, device=key.device) * context.mask
         latest = nn.functional.pad(places.cummax(1).values, (1, 0))[:, None, :, None]  # up to each step, in the line
         found = line.gather(2, latest.expand(line.shape))
-        context.next_state[label] = found[:, :, -1].detach()
+        context.next_state[label] = found[:, :, -1].detach().clone()
         return found[:, :, :-1]
 
     def _split(self, x: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class SpikingSoma(nn.Module):
         with torch.autocast(current.device.type, enabled=False):
             wide = current.to(torch.promote_types(current.dtype, torch.float32))
             potential = membrane(wide, self.beta, self.threshold, context.state.get(self.label), context.mask)
-            context.next_state[self.label] = potential[:, -1].detach()
+            context.next_state[self.label] = potential[:, -1].detach().clone()  # a view would keep every step
             spikes = zero_masked(self._fire(potential - self.threshold).to(current.dtype), context.mask)
         if context.observables is not None:
             fired = spikes.detach().float().sum(1)
