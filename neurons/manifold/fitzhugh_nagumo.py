@@ -44,7 +44,10 @@ def integrate(
         raise UsageError(f"FitzHugh-Nagumo needs a dt above 0, not {dt}. Try: dt=0.1")
     if tau <= 0 or b < 0:
         raise UsageError(f"FitzHugh-Nagumo needs tau > 0 and b >= 0, not {tau} and {b}. Try: tau=12.5, b=0.8")
-    step, given = torch.as_tensor(dt, dtype=v.dtype, device=v.device), torch.as_tensor(stimulus).to(v)
+    step, given = (
+        torch.as_tensor(dt, dtype=v.dtype, device=v.device),
+        torch.as_tensor(stimulus, dtype=v.dtype, device=v.device),
+    )
 
     def run(v: Tensor, w: Tensor, given: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         return imex(v, w, given, dt=step, steps=steps, a=a, b=b, tau=tau)
