@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from neurons import ATTENTIONS, MODELS
@@ -174,11 +173,7 @@ class NeuronsV2(Model):
                 dt=self.dt,
                 label=f"circuit{index}.fast",
             )
-        # A residual branch starts small: depth does not blow up the stream (as in GPT-2), and the circuit's Jacobian
-        # stays near the identity, so that settling converges (largest curvature 5; 24 with branches of unit variance).
-        with torch.no_grad():
-            projection.slow.weight.normal_(std=0.25 / math.sqrt(2 * self.layers * somas))
-            projection.slow.bias.zero_()
+        start_small(projection.slow, layers=self.layers)
         delay = None
         if self.delay:
             delay = DelayLine(width=width, taps=self.delay, causal=self.is_causal, label=f"circuit{index}.delay")
@@ -216,6 +211,13 @@ class NeuronsV2(Model):
         if "label" in known:
             options["label"] = f"circuit{index}.{self.attention}"
         return ATTENTIONS.build(self.attention, width=self.width, causal=self.is_causal, **options)
+
+
+def start_small(branch: nn.Linear, *, layers: int) -> None:
+    """A residual branch starts small: depth does not blow up the stream (as in GPT-2), and the circuit's Jacobian
+    stays near the identity, so that settling converges (largest curvature 5; 24 with branches of unit variance)."""
+    nn.init.normal_(branch.weight, std=0.25 / math.sqrt(2 * layers * branch.in_features))
+    nn.init.zeros_(branch.bias)
 
 
 class SlowLinear(nn.Module):

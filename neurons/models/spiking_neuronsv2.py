@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from torch import Tensor, nn
@@ -10,45 +9,27 @@ from torch import Tensor, nn
 from neurons import ATTENTIONS, MODELS
 from neurons.dendrites.layer import DendriticLayer
 from neurons.errors import UsageError
-from neurons.model import Attention, Model
+from neurons.model import Model
+from neurons.models.neuronsv2 import Circuit, start_small
 from neurons.oscillations.embedding import TemporalEmbedding
 from neurons.readouts import build_readout
-from neurons.specs import Context, InputSpec, OutputSpec, zero_masked
+from neurons.specs import Context, InputSpec, OutputSpec
 from neurons.spiking.soma import SpikingSoma
 
 
-class SpikingCircuit(nn.Module):
-    """One cortical stage with its skip: (B, T, D) -> (B, T, D), zeros at masked positions.
-
-        h = norm(x),   a = attention(h),   I = dendrites(basal = h, apical = a),   S = spikes(I),   x + W S
+class SpikingProjection(nn.Module):
+    """What a circuit of spiking somas sends on: current (B, T, somas) -> (B, T, width), ``W spikes(I)``.
 
     Dendrites and attention are analogue, as in a neuron; what leaves a soma is a spike or nothing, so W only adds.
     """
 
-    def __init__(
-        self,
-        attention: Attention,
-        dendrites: DendriticLayer,
-        soma: SpikingSoma,
-        *,
-        width: int,
-        std: float,
-        dropout: float,
-    ) -> None:
+    def __init__(self, soma: SpikingSoma, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.attention = attention
-        self.dendrites = dendrites
         self.soma = soma
-        self.projection = nn.Linear(soma.features, width)
-        nn.init.normal_(self.projection.weight, std=std)
-        nn.init.zeros_(self.projection.bias)
-        self.dropout = nn.Dropout(dropout)
+        self.slow = nn.Linear(soma.features, width)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        h = zero_masked(self.norm(x), context.mask)
-        spikes = self.soma(self.dendrites(h, self.attention(h, context)), context)
-        return zero_masked(x + self.dropout(self.projection(spikes)), context.mask)
+        return self.slow(self.soma(x, context))
 
 
 @MODELS.register("spiking_neuronsv2")
@@ -99,7 +80,7 @@ class SpikingNeuronsV2(Model):
         circuits = [self._circuit(index) for index in range(layers)]
         self.stages = nn.ModuleList([embedding, *circuits, build_readout(output, width=width, dropout=dropout)])
 
-    def _circuit(self, index: int) -> SpikingCircuit:
+    def _circuit(self, index: int) -> Circuit:
         width, somas = self.width, self.somas or 2 * self.width
         attention = ATTENTIONS.build(
             "gamma",
@@ -123,6 +104,6 @@ class SpikingNeuronsV2(Model):
             dt=self.dt,
             fan_out=width,
         )
-        # As in NEURONSv2, a residual branch starts small: depth does not blow up the stream, and settling converges.
-        std = 0.25 / math.sqrt(2 * self.layers * somas)
-        return SpikingCircuit(attention, dendrites, soma, width=width, std=std, dropout=self.dropout)
+        projection = SpikingProjection(soma, width)
+        start_small(projection.slow, layers=self.layers)
+        return Circuit(None, attention, dendrites, projection, width=width, dropout=self.dropout)

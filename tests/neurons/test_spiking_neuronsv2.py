@@ -9,7 +9,8 @@ from learning import RULES
 from learning.rules.probe import gradient_cosine
 from neurons import MODELS
 from neurons.errors import UsageError
-from neurons.models.spiking_neuronsv2 import SpikingCircuit, SpikingNeuronsV2
+from neurons.models.neuronsv2 import Circuit
+from neurons.models.spiking_neuronsv2 import SpikingNeuronsV2
 from neurons.specs import Batch, InputSpec, OutputSpec
 
 INPUT, OUTPUT = InputSpec("tokens", 16, 30), OutputSpec("label", 3)
@@ -26,8 +27,8 @@ def batch(count: int = 4, length: int = 9) -> Batch:
     return Batch(x, torch.randint(3, (count,), generator=random), torch.ones(count, length, dtype=torch.bool))
 
 
-def circuits(model: SpikingNeuronsV2) -> list[SpikingCircuit]:
-    return [stage for stage in model.stages if isinstance(stage, SpikingCircuit)]
+def circuits(model: SpikingNeuronsV2) -> list[Circuit]:
+    return [stage for stage in model.stages if isinstance(stage, Circuit)]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_the_surrogate_changes_gradients_only() -> None:
 def test_only_spikes_leave_the_somas() -> None:
     model, sent = build(), []
     for circuit in circuits(model):
-        circuit.projection.register_forward_pre_hook(lambda module, arguments: sent.append(arguments[0]))
+        circuit.projection.slow.register_forward_pre_hook(lambda module, arguments: sent.append(arguments[0]))
     context = model.context(batch())
     context.observables = {}
     model(batch(), context)
