@@ -11,7 +11,7 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from neurons.errors import DataError, nearest
@@ -28,9 +29,11 @@ PROBE_SECONDS = 5.0  # the hub client alone retries for 24 s when there is no ne
 
 @dataclass(frozen=True)
 class Source:
-    """A labelled text data set: ``folder`` below the data root, ``config``, ``hub`` id, columns and number of classes.
+    """A labelled data set: ``folder`` below the data root, ``config``, ``hub`` id, columns and number of classes.
 
-    ``checksums``: sha256 of each split's rows in any order, as this project measured with them.
+    ``text``: the column of the samples. ``image``: None where they are text, else the shape (H, W, C) of the encoded
+    pictures (PNG, WebP) they are. ``checksums``: sha256 of each split's rows in any order, as this project measured
+    with them.
     """
 
     folder: str
@@ -41,33 +44,46 @@ class Source:
     splits: tuple[str, ...] = ("train", "test")
     label: str = "label"
     checksums: dict[str, str] = field(default_factory=dict)
+    image: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One split as it was found: ``texts`` and ``labels`` (n,) int64."""
+    """One split as it was found: ``samples``, strings or encoded pictures (bytes), and ``labels`` (n,) int64."""
 
-    texts: list[str]
+    samples: list[Any]
     labels: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.samples)
+
+    @property
+    def texts(self) -> list[str]:
+        """The samples of a data set of text."""
+        return self.samples
 
     def take(self, chosen: np.ndarray) -> Rows:
         """The rows ``chosen``, in that order."""
-        return Rows([self.texts[i] for i in chosen], self.labels[chosen])
+        return Rows([self.samples[i] for i in chosen], self.labels[chosen])
 
     def digest(self) -> str:
         """sha256 over the rows, whatever their order."""
-        return text_hash(f"{label}\t{text}" for text, label in sorted(zip(self.texts, self.labels, strict=True)))
+        return content_hash(
+            f"{label}\t".encode() + (sample if isinstance(sample, bytes) else sample.encode())
+            for sample, label in sorted(zip(self.samples, self.labels, strict=True))
+        )
 
 
 def text_hash(texts: Sequence[str] | Iterator[str]) -> str:
     """sha256 over strings in order, each told apart from the next."""
+    return content_hash(text.encode() for text in texts)
+
+
+def content_hash(contents: Iterable[bytes]) -> str:
+    """sha256 over byte strings in order, each told apart from the next."""
     sha = hashlib.sha256()
-    for text in texts:
-        encoded = text.encode()
-        sha.update(f"{len(encoded)}:".encode() + encoded)
+    for content in contents:
+        sha.update(f"{len(content)}:".encode() + content)
     return sha.hexdigest()
 
 
@@ -211,7 +227,7 @@ def _hub_offline() -> Iterator[None]:
 
 
 def _checked(table: pa.Table, source: Source, where: str) -> Rows:
-    """The text and label columns of ``table``, or one line that says what is wrong with which row."""
+    """The sample and label columns of ``table``, or one line that says what is wrong with which row."""
     for column in (source.text, source.label):
         if column not in table.column_names:
             have = ", ".join(table.column_names) or "none"
@@ -219,8 +235,9 @@ def _checked(table: pa.Table, source: Source, where: str) -> Rows:
             raise DataError(f"{where}: column '{column}' is missing; columns found: {have}.{near}")
     if table.num_rows == 0:
         raise DataError(f"{where} is empty: it has no rows")
+    read = _texts if source.image is None else _pictures
     return Rows(
-        _texts(table[source.text], f"{where}, column '{source.text}'"), _labels(table[source.label], source, where)
+        read(table[source.text], f"{where}, column '{source.text}'"), _labels(table[source.label], source, where)
     )
 
 
@@ -241,6 +258,17 @@ def _texts(column: pa.ChunkedArray, where: str) -> list[str]:
     return texts
 
 
+def _pictures(column: pa.ChunkedArray, where: str) -> list[bytes]:
+    """The hub keeps a picture as {bytes, path}; the bytes, still encoded."""
+    if not (pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0):
+        raise DataError(f"{where} holds {column.type}, not pictures (a struct with a field 'bytes')")
+    pictures: list[bytes] = pc.struct_field(column, "bytes").to_pylist()
+    for row, picture in enumerate(pictures):
+        if picture is None:
+            raise DataError(f"{where}, row {row}: the picture is missing (null)")
+    return pictures
+
+
 def _labels(column: pa.ChunkedArray, source: Source, where: str) -> np.ndarray:
     where = f"{where}, column '{source.label}'"
     if not pa.types.is_integer(column.type):
@@ -257,7 +285,7 @@ def _labels(column: pa.ChunkedArray, source: Source, where: str) -> np.ndarray:
 
 
 def _joined(parts: list[Rows]) -> Rows:
-    return Rows([text for part in parts for text in part.texts], np.concatenate([part.labels for part in parts]))
+    return Rows([sample for part in parts for sample in part.samples], np.concatenate([part.labels for part in parts]))
 
 
 def _first_line(error: BaseException) -> str:

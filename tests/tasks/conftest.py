@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tasks.data import Source
 
@@ -42,6 +45,15 @@ def phrases(rng: random.Random) -> list[str]:
     return [" ".join(words), " ".join(words[:2]), " ".join(words[1:4])]
 
 
+def picture(rng: random.Random, shape: tuple[int, int, int], format: str = "PNG") -> bytes:
+    """Noise of ``shape`` (H, W, C), encoded without loss."""
+    height, width, channels = shape
+    mode = "L" if channels == 1 else "RGB"
+    file = io.BytesIO()
+    Image.frombytes(mode, (width, height), rng.randbytes(height * width * channels)).save(file, format, lossless=True)
+    return file.getvalue()
+
+
 @pytest.fixture
 def hub_folder(tmp_path: Path) -> Callable[[Source], str]:
     """Writes ``source`` with 90 made-up rows a split below a root; returns the root."""
@@ -49,10 +61,12 @@ def hub_folder(tmp_path: Path) -> Callable[[Source], str]:
     def write(source: Source) -> str:
         rng = random.Random(0)
         for split in source.splits:
-            texts = [sentence(rng) for _ in range(90)]
-            if split == "train":
-                texts = [text for _ in range(30) for text in phrases(rng)]
-            write_split(tmp_path, source, split, texts, [row % source.classes for row in range(len(texts))])
+            samples: list[Any] = [sentence(rng) for _ in range(90)]
+            if source.image is not None:
+                samples = [{"bytes": picture(rng, source.image), "path": None} for _ in range(90)]
+            elif split == "train":
+                samples = [text for _ in range(30) for text in phrases(rng)]
+            write_split(tmp_path, source, split, samples, [row % source.classes for row in range(len(samples))])
         return str(tmp_path)
 
     return write
