@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from pc_networks import TinyModel, backprop_grads, case, grads, relative, tiny_batch
+from rule_homes import home
 from torch import nn
 
 from learning import RULES
@@ -20,10 +21,8 @@ def rule(request):
 
 
 def step(rule, dropout: float = 0.0):
-    torch.manual_seed(0)
-    model, batch = TinyModel(dropout=dropout), tiny_batch()
+    model, batch, _ = home(rule.name, dropout)
     rule.prepare(model)
-    torch.manual_seed(1)
     return model, rule.step(model, batch)
 
 
@@ -35,9 +34,8 @@ def test_deterministic(rule):
 
 
 def test_fills_every_trainable_parameter_and_changes_none(rule):
-    torch.manual_seed(0)
-    model, batch = TinyModel(), tiny_batch()
-    model.stages[1].up.weight.requires_grad_(False)
+    model, batch, weight = home(rule.name)
+    frozen = model.get_parameter(weight).requires_grad_(False)
     rule.prepare(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     report = rule.step(model, batch)
@@ -46,8 +44,8 @@ def test_fills_every_trainable_parameter_and_changes_none(rule):
         if parameter.requires_grad:
             assert parameter.grad.isfinite().all()
             assert parameter.grad.abs().max() > 0, name
-    assert model.stages[1].up.weight.grad is None
-    assert not model.stages[1].up.weight.requires_grad
+    assert frozen.grad is None
+    assert not frozen.requires_grad
     assert report.loss.count == 5
     assert report.passes >= 1
     assert not report.loss.objective.requires_grad
@@ -59,11 +57,7 @@ def test_replaces_what_grad_held(rule):
     wanted = grads(model)
     for parameter in model.parameters():
         parameter.grad.fill_(7.0)
-    torch.manual_seed(0)
-    TinyModel()
-    batch = tiny_batch()
-    torch.manual_seed(1)
-    rule.step(model, batch)
+    rule.step(model, home(rule.name).batch)
     assert relative(grads(model), wanted) < 1e-6
 
 
@@ -92,13 +86,13 @@ def test_state_round_trip(rule):
 
 
 def test_says_what_it_cannot_train(rule):
-    class Orphan(TinyModel):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lost = nn.Parameter(torch.zeros(1))
-
-    assert rule.supports(TinyModel()) is None
-    assert "lost" in rule.supports(Orphan())
+    model = home(rule.name).model
+    assert rule.supports(model) is None
+    model.lost = nn.Parameter(torch.zeros(1))
+    assert "lost" in rule.supports(model)
+    reason = rule.supports(TinyModel())
+    assert reason is None or len(reason) > 20
+    assert (reason is None) == (type(home(rule.name).model) is TinyModel)
 
 
 def test_controls_build(rule):
