@@ -40,8 +40,8 @@ class DisjointBranches(nn.Module):
         blocks = x.unflatten(-1, (self.branches, self.synapses)).transpose(0, 1)
         return torch.baddbmm(self.threshold.unsqueeze(1), blocks, self.weight)
 
-    def tree(self, x: Tensor, strength: Tensor) -> Tree:
-        return Tree(x, self.weight, self.threshold, strength)
+    def tree(self, x: Tensor, strength: Tensor, other: Tensor | None = None) -> Tree:
+        return Tree(x, self.weight, self.threshold, strength, other)
 
     def leaky_sum(self, x: Tensor, strength: Tensor, slope: float) -> Tensor:
         return disjoint_branch_sum(self.tree(x, strength), slope)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurons.dendrites import branch_sum
-from neurons.dendrites.branch_sum import branch_sum_reference, gated_branch_sum
+from neurons.dendrites.branch_sum import branch_sum_reference, disjoint_branch_sum, gated_branch_sum
 from neurons.dendrites.branches import DisjointBranches, SparseBranches
 from neurons.errors import UsageError, nearest
 
@@ -135,14 +135,13 @@ class DendriticLayer(nn.Module):
             raise UsageError(f"this dendritic layer was built for an apical input of width {self.apical}")
         f, g = NONLINEARITIES[self.activation], NONLINEARITIES[self.soma_activation]
         tokens, context = basal.flatten(0, -2), None if apical is None else apical.flatten(0, -2)
-        if context is not None and self.apical_mode == "branch":
-            tokens, context = self._joined(tokens, context), None
+        other, context = (context, None) if self.apical_mode == "branch" else (None, context)
         if context is not None and self._gates_at_once(tokens):
             return self._gated(tokens, context).unflatten(0, basal.shape[:-1])
         if self.soma == "sum":
-            drive = self._summed(self.basal_branches, self.strength, tokens) + self.threshold
+            drive = self._driven(tokens, other)
         else:
-            branch = f(self.basal_branches(tokens)) * self.strength.unsqueeze(1)
+            branch = f(self.basal_branches(self._joined(tokens, other))) * self.strength.unsqueeze(1)
             drive = F.logsigmoid(branch).sum(0).exp() + self.threshold
         if context is None or self.apical_branches is None or self.apical_strength is None:
             return g(drive).unflatten(0, basal.shape[:-1])
@@ -150,8 +149,17 @@ class DendriticLayer(nn.Module):
         y = g(drive + apex) if self.apical_mode == "add" else g(drive) * (1 + torch.tanh(apex))
         return y.unflatten(0, basal.shape[:-1])
 
-    def _joined(self, basal: Tensor, apical: Tensor) -> Tensor:
+    def _driven(self, x: Tensor, other: Tensor | None) -> Tensor:
+        """z_s + theta_s (N, somas), from x (N, basal) and what lies on the same branches, (N, apical)."""
+        tree = self.basal_branches
+        if isinstance(tree, DisjointBranches) and self._blocked(x) and (other is None or other.dtype == x.dtype):
+            return disjoint_branch_sum(tree.tree(x, self.strength, other), SLOPE, self.threshold)
+        return self._summed(tree, self.strength, self._joined(x, other)) + self.threshold
+
+    def _joined(self, basal: Tensor, apical: Tensor | None) -> Tensor:
         """(N, basal + apical), the inputs of each branch side by side."""
+        if apical is None:
+            return basal
         if self.inputs != "disjoint":
             return torch.cat([basal, apical], -1)
         blocks = (x.unflatten(-1, (self.branches, -1)) for x in (basal, apical))
@@ -164,15 +172,15 @@ class DendriticLayer(nn.Module):
         return branch_sum_reference(tree(x), strength, NONLINEARITIES[self.activation])
 
     def _blocked(self, x: Tensor) -> bool:
-        """Whether the cache-blocked form applies: it is a processor's, and pays from the second block on. A GPU,
-        autocast, half precision and few tokens take the equation as it stands."""
+        """Whether the cache-blocked form applies: it is a processor's, and pays from a full block on. A GPU, autocast,
+        half precision and few tokens take the equation as it stands."""
         return (
             self.activation == "leaky_relu"
             and x.device.type == "cpu"
             and x.dtype == self.strength.dtype
             and x.dtype in (torch.float32, torch.float64)
             and not torch.is_autocast_enabled("cpu")
-            and x.shape[0] * self.strength.numel() > branch_sum.CACHED
+            and x.shape[0] * self.strength.numel() >= branch_sum.CACHED
         )
 
     def _gates_at_once(self, x: Tensor) -> bool:

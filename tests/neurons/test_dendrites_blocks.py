@@ -16,7 +16,7 @@ from neurons.ops.sparse import random_index, sparse_sum, sparse_sum_dense, trans
 
 SLOPE = 0.1
 # one token or soma at a time, a ragged last block, one block
-CACHED = pytest.mark.parametrize("cached", [1, 40, 2**17])
+CACHED = pytest.mark.parametrize("cached", [1, 40, 2**18])
 
 
 def leaves(*shapes):
@@ -52,6 +52,25 @@ def assert_same(fast, slow, args):
 def test_disjoint_sum(monkeypatch, cached):
     monkeypatch.setattr(branch_sum, "CACHED", cached)
     assert_same(lambda *args: branch_sum.disjoint_branch_sum(Tree(*args), SLOPE), equation, tree(3))
+
+
+@CACHED
+@pytest.mark.parametrize("with_threshold", [False, True])
+def test_inputs_from_two_places_share_the_branches(monkeypatch, cached, with_threshold):
+    monkeypatch.setattr(branch_sum, "CACHED", cached)
+    _, weight, threshold, strength = tree(5)
+    x, other, soma = leaves((7, 2 * 3), (7, 2 * 2), (5,))
+
+    def fast(x, other, weight, threshold, strength, soma):
+        offset = soma if with_threshold else None
+        y = branch_sum.disjoint_branch_sum(Tree(x, weight, threshold, strength, other), SLOPE, offset)
+        return y if with_threshold else y + soma
+
+    def slow(x, other, weight, threshold, strength, soma):
+        joined = torch.cat([x[:, :3], other[:, :2], x[:, 3:], other[:, 2:]], 1)
+        return equation(joined, weight, threshold, strength) + soma
+
+    assert_same(fast, slow, [x, other, weight, threshold, strength, soma])
 
 
 @CACHED
@@ -125,26 +144,29 @@ def test_windows_are_neighbours_at_uniform_places():
     assert (places - 500).abs().max() < 5 * math.sqrt(500 * 11 / 12)
 
 
-# (inputs, soma activation, apical): which of the fast forms a layer of many tokens takes
-FORMS = [
-    ("disjoint", "linear", 128),
-    ("disjoint", "leaky_relu", 128),
-    ("disjoint", "linear", 0),
-    ("sparse", "linear", 64),
+# which of the fast forms a layer of many tokens takes
+FORMS: list[dict] = [
+    {"apical": 128},
+    {"apical": 128, "soma_activation": "leaky_relu"},
+    {"apical": 128, "apical_mode": "branch"},
+    {"apical": 0},
+    {"apical": 64, "inputs": "sparse"},
+    {"apical": 64, "inputs": "sparse", "apical_mode": "branch"},
 ]
 
 
-@pytest.mark.parametrize(("inputs", "soma_activation", "apical"), FORMS)
-def test_a_large_layer_takes_the_fast_form_and_equals_its_small_batches(monkeypatch, inputs, soma_activation, apical):
+@pytest.mark.parametrize("options", FORMS, ids=str)
+def test_a_large_layer_takes_the_fast_form_and_equals_its_small_batches(monkeypatch, options):
     """Few tokens take the equation as it stands, so batches of few are the oracle of one of many."""
     torch.manual_seed(3)
-    layer = DendriticLayer(basal=64, somas=96, apical=apical, inputs=inputs, soma_activation=soma_activation).double()
+    layer = DendriticLayer(**{"basal": 64, "somas": 96, "soma_activation": "linear"} | options).double()
+    apical = layer.apical
     for p in layer.parameters():
         torch.nn.init.normal_(p)
-    x = torch.randn(500, 64, dtype=torch.float64, requires_grad=True)
-    z = torch.randn(500, apical, dtype=torch.float64, requires_grad=True) if apical else None
+    x = torch.randn(700, 64, dtype=torch.float64, requires_grad=True)
+    z = torch.randn(700, apical, dtype=torch.float64, requires_grad=True) if apical else None
     wanted = [x, *layer.parameters()] + ([z] if apical else [])
-    pieces = zip(x.split(50), z.split(50) if apical else [None] * 10, strict=True)
+    pieces = zip(x.split(50), z.split(50) if apical else [None] * 14, strict=True)
     slow = torch.cat([layer(*piece) for piece in pieces])
     expected = torch.autograd.grad(slow.square().sum(), wanted)
 
@@ -161,7 +183,7 @@ def test_a_large_layer_takes_the_fast_form_and_equals_its_small_batches(monkeypa
 
 @pytest.mark.parametrize("apical", [0, 128])
 def test_float32_blocks_are_as_exact_as_the_equation(apical):
-    """Against float64, on the fast path: the clamp's differences cancel nothing that matters."""
+    """Against float64, on the fast path."""
     torch.manual_seed(4)
     layer = DendriticLayer(basal=128, somas=256, apical=apical, soma_activation="linear")
     torch.nn.init.normal_(layer.basal_branches.threshold, std=3)
