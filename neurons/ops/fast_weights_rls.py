@@ -11,10 +11,11 @@ The discount wears down the ridge too, and where no key comes P would grow as la
 .95. So every ``period`` steps of a sequence the ridge is renewed, A += (1 - lambda^period) ridge I, and
 P <= lambda^-period / ridge for ever.
 
-``rls_recurrent`` is the oracle. ``rls_chunked`` is exactly equal: A and B at the ``period`` boundaries are discounted
-sums, so one loop of additions. Inside a period, W is the mean of a Gaussian process with the kernel matrix
-``M = K P0 K^T + diag(lambda^s)`` (the observation s steps after the boundary has that variance), and with M = L L^T
-the recursion's errors are e = diag(L) U, U = L^-1 (V - K W0): all chunks at once, one Cholesky factor each.
+The oracle, one by one, is ``fast_weights_recurrent.rls_recurrent``. ``rls_chunked`` is exactly equal: A and B at the
+``period`` boundaries are discounted sums, so one loop of additions. Inside a period, W is the mean of a Gaussian
+process with the kernel matrix ``M = K P0 K^T + diag(lambda^s)`` (the observation s steps after the boundary has that
+variance), and with M = L L^T the recursion's errors are e = diag(L) U, U = L^-1 (V - K W0): all chunks at once, one
+Cholesky factor each.
 Chunks begin at the same step of a sequence whatever was padded or streamed.
 
 Sources: Plackett 1950; the dual form is the innovations form of the Kalman filter (Kailath 1968); fast weights of
@@ -40,56 +41,21 @@ class Moments(NamedTuple):
     cross: Tensor
     phase: Tensor
 
+    @classmethod
+    def empty(cls, key: Tensor, value: Tensor, ridge: float) -> Moments:
+        """Before the first step of keys (B, H, T, d) and values (B, H, T, e): A = ridge I, B = 0."""
+        batch, heads, _, width = key.shape
+        eye = ridge * torch.eye(width, dtype=key.dtype, device=key.device)
+        cross = key.new_zeros(batch, heads, width, value.shape[-1])
+        phase = torch.zeros(batch, dtype=torch.int64, device=key.device)
+        return cls(eye.expand(batch, heads, width, width), cross, phase)
+
     def weights(self) -> Tensor:
         """W = A^-1 B, (B, H, d, e)."""
         return torch.cholesky_solve(self.cross, torch.linalg.cholesky(self.precision))
 
     def detach(self) -> Moments:
         return Moments(*(x.detach() for x in self))
-
-
-def rls_recurrent(
-    key: Tensor,
-    value: Tensor,
-    query: Tensor | None = None,
-    *,
-    rate: Tensor,
-    ridge: float = 0.001,
-    period: int = 64,
-    before: bool = False,
-    mask: Tensor | None = None,
-    state: Moments | None = None,
-) -> tuple[Tensor, Moments]:
-    """The textbook's recursion. ``before`` reads the memory before the step's own write."""
-    batch, _, steps, _ = key.shape
-    query = key if query is None else query
-    if mask is None:
-        mask = key.new_ones(batch, steps, dtype=torch.bool)
-    precision, cross, phase = _initial(key, value, ridge) if state is None else state
-    discount = torch.exp(-rate.double()).item()
-    inverse = torch.linalg.inv(precision)
-    memory = inverse @ cross
-    ridges = ridge * (1 - discount**period) * torch.eye(key.shape[-1], dtype=key.dtype, device=key.device)
-    answers = []
-    for t in range(steps):
-        real = mask[:, t].view(-1, 1, 1, 1)
-        k, v, q = key[:, :, t, :, None], value[:, :, t, None, :], query[:, :, t, None, :]
-        along = inverse @ k
-        gain = along / (discount + k.transpose(-1, -2) @ along)
-        new = memory + gain @ (v - k.transpose(-1, -2) @ memory)
-        shrunk = (inverse - gain @ along.transpose(-1, -2)) / discount
-        shrunk = (shrunk + shrunk.transpose(-1, -2)) / 2  # else rounding grows as lambda^-t
-        answers.append((q @ (memory if before else new) * real).squeeze(-2))
-        phase = phase + mask[:, t].long()
-        due = (mask[:, t] & (phase == period)).view(-1, 1, 1, 1)
-        if due.any():
-            renewed = torch.linalg.inv(torch.linalg.inv(shrunk) + ridges)
-            new = torch.where(due, renewed @ torch.linalg.solve(shrunk, new), new)
-            shrunk = torch.where(due, renewed, shrunk)
-            phase = phase % period
-        memory, inverse = torch.where(real, new, memory), torch.where(real, shrunk, inverse)
-    precision = torch.linalg.inv(inverse)
-    return torch.stack(answers, 2), Moments(precision, precision @ memory, phase)
 
 
 def rls_chunked(
@@ -104,7 +70,7 @@ def rls_chunked(
     mask: Tensor | None = None,
     state: Moments | None = None,
 ) -> tuple[Tensor, Moments]:
-    """The same, ``period`` steps at once."""
+    """``period`` steps at once. ``before`` reads the memory before the step's own write."""
     steps, dtype = key.shape[2], key.dtype
     own = query is None and before  # then the answer is what the error subtracts
     query = None if own else key if query is None else query
@@ -119,7 +85,7 @@ def rls_chunked(
     late = torch.exp(-rate * (length.unsqueeze(-1) - clock)).to(dtype)[:, None, :, :, None]
     renewal = ridge * (1 - torch.exp(-rate * period))
     gained = (k * late).transpose(-1, -2) @ torch.cat([k, v], -1)  # of A and B in every chunk, (B, H, M, d, d + e)
-    start = _initial(key, value, ridge) if state is None else state
+    start = Moments.empty(key, value, ridge) if state is None else state
     renewed = (ticks[..., -1] * renewal).to(dtype)  # a chunk whose last slot is taken is complete
     starts, end = _walk(start, gained, torch.exp(-rate * length).to(dtype), renewed)
     final = Moments(*end, (start.phase + ticks.sum((-1, -2)).long()) % period)
@@ -147,16 +113,6 @@ def rls_chunked(
         scores = scores.transpose(-1, -2).tril(-1 if before else 0)
         answer = queries[0].transpose(-1, -2) @ weights + scores @ unit
     return _take(answer, slots, steps), final
-
-
-def _initial(key: Tensor, value: Tensor, ridge: float) -> Moments:
-    batch, heads, _, width = key.shape
-    precision = ridge * torch.eye(width, dtype=key.dtype, device=key.device).expand(batch, heads, width, width)
-    return Moments(
-        precision,
-        key.new_zeros(batch, heads, width, value.shape[-1]),
-        torch.zeros(batch, dtype=torch.int64, device=key.device),
-    )
 
 
 def _walk(start: Moments, gained: Tensor, whole: Tensor, renewed: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from neurons.ops.fast_weights_rls import rls_chunked, rls_recurrent
+from neurons.ops.fast_weights_recurrent import rls_recurrent
+from neurons.ops.fast_weights_rls import rls_chunked
 
 FORMS = {"recurrent": rls_recurrent, "chunked": rls_chunked}
 RATE = torch.tensor(0.05, dtype=torch.float64)
