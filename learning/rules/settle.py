@@ -1,145 +1,15 @@
-"""The settling engine of predictive coding: states as free variables, one local pull per stage and step."""
+"""What stands still while states settle: random numbers, running statistics, parameters."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from learning.chain import Chain
-from neurons.specs import Loss
-
 T = TypeVar("T")
-
-
-class Settling:
-    """States ``s_1 .. s_{L-1}`` of one batch, relaxing on
-
-        E = sum_{l<L} pi_l/2 |s_l - f_l(s_{l-1})|^2 + objective(s_{L-1})        (sums over the batch)
-
-    from the forward pass, all states at once, with ``mu_l = f_l(s_{l-1})``, J_l the Jacobian of f_l, and the precisions
-    ``pi_{L-1} = 1``, ``pi_l = precision * pi_{l+1}``. The rate of a state is ``rate / pi_l``, pi_l being the curvature
-    of its own error:
-
-        s_l     <- s_l     + rate (mu_l - s_l + J_{l+1}^T (s_{l+1} - mu_{l+1}) / precision)
-        s_{L-1} <- s_{L-1} + rate (mu_{L-1} - s_{L-1} - d objective / d s_{L-1})
-
-    So the curvature along a stage's input is ``1 + |J|^2 / precision``: with unit precisions a trained stage that
-    amplifies sevenfold gives 50, and settling crawls; with ``precision`` near |J|^2 all states settle together.
-
-    Every stage is evaluated on a detached leaf, so autograd runs inside stages only. While the states move, parameters
-    are frozen, random numbers are those of the forward pass, and running statistics do not see the states. The input
-    is clamped, so mu_1 is evaluated once.
-
-    ``wavefront``: after t steps only the last t states have left their predictions; the stages before them would give
-    what they gave, and are not evaluated. That is exact. In any case the first step pulls from the loss alone, because
-    after a forward pass no stage has an error.
-
-    ``passes`` counts evaluations, input gradients and weight gradients of a stage.
-    """
-
-    def __init__(self, chain: Chain, *, rate: float, precision: float = 1.0, wavefront: bool = True) -> None:
-        self.chain, self.rate, self.precision, self.wavefront = chain, rate, precision, wavefront
-        self.states: list[Tensor] = []
-        self.predictions: list[Tensor] = []
-        self.errors: list[Tensor] = []  # mu - s, once settled
-        self.direction: list[Tensor] = []  # -dE/ds / pi of the states that the last step moved
-        self.injected: Tensor | None = None  # the first residual: the error that the loss injects
-        self.loss: Loss  # at the current states
-        self.forward_loss: Loss  # after the forward pass
-        self.passes = 0
-        self._last = len(chain) - 1
-        self.precisions = [precision ** (self._last - 1 - index) for index in range(self._last)]
-        self._moved = self._last  # states[_moved:] have left their predictions
-        self._replay = Replay(chain.input.device)
-
-    def run(self, steps: int) -> list[Tensor | None]:
-        """Settle for ``steps``; the gradient of E / count for each of ``chain.parameters``, None for zero."""
-        with torch.enable_grad(), ExitStack() as after_forward:
-            self._forward()
-            after_forward.enter_context(still_statistics(self.chain.stages))
-            if self.states:
-                with frozen(self.chain.parameters):
-                    self._move()
-                    for _ in range(steps - 1):
-                        self._predict(self._moved + 1)
-                        self._move()
-            return self._weight_gradients()
-
-    def _forward(self) -> None:
-        chain, x = self.chain, self.chain.input
-        with ExitStack() as settling:
-            for index in range(self._last):
-                prediction = self._replay.record(index, chain.stage, index, x)
-                x = prediction.detach().clone().requires_grad_()
-                self.predictions.append(prediction)
-                self.states.append(x)
-                if index == 0:  # clamped input: this evaluation, with its parameters, serves the weight step too
-                    settling.enter_context(frozen(chain.parameters))
-            self.loss = self.forward_loss = self._replay.record(self._last, chain.loss, x)
-        self.passes += len(chain)
-
-    def _predict(self, first: int) -> None:
-        """Evaluate stages ``first ..`` anew, on the states as they are."""
-        for index in range(first, self._last):
-            self.predictions[index] = self._replay(index, self.chain.stage, index, self.states[index - 1])
-        self.loss = self._replay(self._last, self.chain.loss, self.states[-1] if self.states else self.chain.input)
-        self.passes += len(self.chain) - first
-
-    def _move(self) -> None:
-        first = max(self._moved, 1)  # the first stage with an error at its output and a state at its input
-        states = self.states[first - 1 :]
-        predictions = self.predictions[first - 1 :]
-        with torch.no_grad():
-            errors = torch._foreach_sub(predictions, states)
-            above = errors[1:] if self.precision == 1 else [error / self.precision for error in errors[1:]]
-        outputs: list[Tensor] = []
-        pulls: list[Tensor | None] = []
-        for output, pull in zip([*predictions[1:], self.loss.objective], [*above, None], strict=True):
-            if output.requires_grad:  # not where a stage cuts the gradient
-                outputs.append(output)
-                pulls.append(pull)
-        gradients = torch.autograd.grad(outputs, states, pulls, allow_unused=True, materialize_grads=True)
-        with torch.no_grad():
-            torch._foreach_sub_(errors, gradients)
-            torch._foreach_add_(states, errors, alpha=self.rate)
-        self.direction = list(errors)
-        if self.injected is None:
-            self.injected = self.residual()
-        self.passes += len(self.chain) - first
-        self._moved = first - 1 if self.wavefront else 0
-
-    def residual(self) -> Tensor:
-        """Norm of the last direction in the metric of the precisions, ``sqrt(sum_l pi_l |direction_l|^2)``."""
-        roots = [math.sqrt(pi) for pi in self.precisions[-len(self.direction) :]]
-        return torch.stack(
-            [norm * root for norm, root in zip(torch._foreach_norm(self.direction), roots, strict=True)]
-        ).norm()
-
-    def _weight_gradients(self) -> list[Tensor | None]:
-        chain = self.chain
-        self.states = [state.detach() for state in self.states]  # the weight step needs no input gradients
-        self._predict(min(max(self._moved, 1), self._last))
-        with torch.no_grad():
-            self.errors = list(torch._foreach_sub(self.predictions, self.states)) if self.states else []
-        scale = 1.0 / max(self.loss.count, 1)
-        outputs: list[Tensor] = []
-        pulls: list[Tensor] = []
-        for index in range(self._moved, self._last):
-            if self.predictions[index].requires_grad:
-                outputs.append(self.predictions[index])
-                pulls.append(self.errors[index] * (scale * self.precisions[index]))
-        if self.loss.objective.requires_grad:
-            outputs.append(self.loss.objective)
-            pulls.append(torch.full_like(self.loss.objective, scale))
-        self.passes += len(chain) - self._moved
-        if not outputs or not chain.parameters:
-            return [None] * len(chain.parameters)
-        return list(torch.autograd.grad(outputs, chain.parameters, pulls, allow_unused=True))
 
 
 class Replay:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from learning.chain import Chain
 from learning.rules.backprop import Backprop
 from learning.rules.predictive_coding import PredictiveCoding
-from learning.rules.settle import Settling, frozen
+from learning.rules.pc.settling import Settling
+from learning.rules.settle import frozen
 from neurons.specs import Batch
 
 VARIANTS = ["spc", "zil"]
