@@ -20,10 +20,13 @@ from neurons.ops.sparse import random_index
 
 
 def segment_gate(context: Tensor, segments: Tensor) -> Tensor:
-    """sigmoid of the strongest response: context (N, C), segments (units, segments, C) -> (N, units)."""
-    responses = (context @ segments.flatten(0, 1).t()).unflatten(-1, segments.shape[:2])
-    strongest = responses.abs().argmax(-1, keepdim=True)
-    return torch.sigmoid(responses.gather(-1, strongest).squeeze(-1))
+    """sigmoid of the strongest response: context (N, C), segments (units, segments, C) -> (N, units).
+
+    In the segments' precision, under autocast too: half precision would let another segment win, of the other sign."""
+    with torch.autocast(context.device.type, enabled=False):
+        responses = (context.to(segments.dtype) @ segments.flatten(0, 1).t()).unflatten(-1, segments.shape[:2])
+        strongest = responses.abs().argmax(-1, keepdim=True)
+        return torch.sigmoid(responses.gather(-1, strongest).squeeze(-1))
 
 
 def winners(x: Tensor, count: int) -> Tensor:
@@ -84,9 +87,13 @@ class ActiveDendrites(nn.Module):
                 f"a context of shape {tuple(context.shape)} does not fit: give ({self.context},) for the whole batch, "
                 f"or ({x.shape[0]}, {self.context}), one row per sample"
             )
-        drive = F.linear(x, self._dense_weight(), self.bias)
-        y = drive * segment_gate(context.view(rows, -1), self.segment_weight)
-        return y if self.units_won is None else winners(y, self.units_won)
+        gate = segment_gate(context.view(rows, -1), self.segment_weight)
+        if self.units_won is None:
+            return F.linear(x, self._dense_weight(), self.bias) * gate
+        # Who wins is decided in the weights' precision, under autocast too, as the segments are.
+        with torch.autocast(x.device.type, enabled=False):
+            drive = F.linear(x.to(self.weight.dtype), self._dense_weight(), self.bias)
+        return winners(drive * gate, self.units_won)
 
     def _dense_weight(self) -> Tensor:
         """(units, inputs)."""

@@ -37,7 +37,7 @@ class DelayLine(nn.Module):
         self.weight = nn.Parameter(weight)  # tap i hears the token `ahead - i` places away
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = zero_masked(x, context.mask)
+        x = zero_masked(x, context.mask).to(self.weight.dtype)
         steps, behind = x.shape[1], self.taps - 1 - self.ahead
         before = context.state.get(self.label) if self.is_causal else None
         if before is None:
