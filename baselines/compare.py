@@ -16,10 +16,12 @@ from typing import Any
 from tqdm import tqdm
 
 from baselines import measure
+from baselines.ablations import ablations
 from baselines.config import Grid, Resolved
 from baselines.document import Finished, make_document
 from baselines.experiment import floors, run
 from baselines.match import match as match_budget
+from baselines.part import WITHOUT, ablated
 from baselines.report import write
 from baselines.rows import Result, make_row, requirement, sides, verdict
 from baselines.setup import load_task, setup, threads
@@ -71,9 +73,11 @@ def compare(
     ]
     task, data, split_hash = load_task(runs[0].config)
     task_block = {"name": task.name, "protocol": data.protocol, "split_hash": split_hash, "data_source": data.source}
+    primary = {"name": task.primary, "higher_is_better": task.higher_is_better}
     document = make_document(task_block, table, finished, floor_values, budget) | {
         "seeds": list(grid.seeds),
-        "primary": {"name": task.primary, "higher_is_better": task.higher_is_better},
+        "primary": primary,
+        "ablations": ablations(table, primary, grid.left_out),
         "requirements": [requirement(text, table) for text in require],
         "recipe": grid.recipe,
         "command": command,
@@ -102,11 +106,20 @@ def _published(document: dict[str, Any], out: Path) -> dict[str, Any]:
 
 
 def _supported(grid: Grid) -> tuple[list[Resolved], dict[str, str]]:
-    """The runs whose rule can train their model, and the reason for each label that cannot."""
+    """The runs whose rule can train their model, and the reason for each label that cannot.
+
+    A component that the model, as the recipe has it, refuses to be without makes an n/a row too.
+    """
     reasons: dict[str, str | None] = {}
     for one in grid.runs:
         if one.label not in reasons:
-            made = setup(one.config, check=False)
+            try:
+                made = setup(one.config, check=False)
+            except UsageError as error:
+                if ablated(one.label)[1] is None:
+                    raise
+                reasons[one.label] = str(error)
+                continue
             reasons[one.label] = made.rule.supports(made.model)
     supported = [one for one in grid.runs if reasons[one.label] is None]
     told = {label: reason for label, reason in reasons.items() if reason is not None}
@@ -144,7 +157,8 @@ def _budgeted(
 
 
 def _folder(out: Path, one: Resolved) -> Path:
-    model, rule = one.label.replace(":", "-").replace("=", "-").split(" / ")
+    safe = one.label.replace(WITHOUT, "-without-").replace(":", "-").replace("=", "-")
+    model, rule = (name.replace(" ", "-") for name in safe.split(" / "))
     return out / "runs" / f"{model}-{rule}-s{one.config['seed']}"
 
 
@@ -222,12 +236,12 @@ def _told(one: Resolved, result: Result | DivergedError) -> str:
 
 
 def _attention_scaling(runs: list[Resolved], share: int) -> dict[str, dict[str, Any] | None]:
-    """Cost exponent of each model's attention in the sequence's length, measured once per model."""
+    """Cost exponent of each full model's attention in the sequence's length, measured once per model."""
     found: dict[str, dict[str, Any] | None] = {}
     with threads(share):
         for one in runs:
             name = one.label.split(" / ")[0]
-            if name not in found:
+            if name not in found and ablated(one.label)[1] is None:
                 made = setup(one.config)
                 mixers = [module for module in made.model.modules() if isinstance(module, Attention)]
                 found[name] = None

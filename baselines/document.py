@@ -112,7 +112,9 @@ def make_document(
         "warnings": warnings(table, floor_values, results, budget["match"]),
         "curves": curves,
         "results": [
-            {k: v for k, v in result.items() if k not in {"predictions", "curve", "env"}} for result in results
+            {"label": one.label} | {k: v for k, v in result.items() if k not in {"predictions", "curve", "env"}}
+            for one, result in finished
+            if result is not None
         ],
         "env": dict(results[0]["env"]),
     }

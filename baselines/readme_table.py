@@ -7,8 +7,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from baselines.report_table import markdown_table
+from baselines.report_table import components_table, markdown_table
 from neurons.errors import DataError, NeuronsError, UsageError
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
@@ -18,10 +19,7 @@ def comparisons(results: Path) -> list[tuple[str, dict]]:
     """(name, document) of every ``*/compare.json`` and every ``*.json`` of kind compare, sorted by name."""
     found = []
     for path in [*results.glob("*.json"), *results.glob("*/compare.json")]:
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path} is not a JSON document: {error}. Write it again with: neurons compare") from error
+        document = _read(path)
         if isinstance(document, dict) and document.get("kind") == "compare":
             found.append(
                 (path.parent.name if path.name == "compare.json" and path.parent != results else path.stem, document)
@@ -29,6 +27,30 @@ def comparisons(results: Path) -> list[tuple[str, dict]]:
         elif path.name == "compare.json":
             raise DataError(f"{path} is no comparison (kind is not 'compare'). Write it again with: neurons compare")
     return sorted(found, key=lambda pair: pair[0])
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not a JSON document: {error}. Write it again with: neurons compare") from error
+
+
+def _taken_apart(results: Path) -> list[str]:
+    """What ``ablations/*.json`` say of each component, a block per file in the order of their names."""
+    blocks = []
+    for path in sorted(results.glob("ablations/*.json")):
+        compare = _read(path)
+        if not isinstance(compare, dict) or compare.get("kind") != "compare" or not compare.get("ablations"):
+            raise DataError(f"{path} takes no model apart. Write it again with: neurons compare --ablate")
+        seeds = len(compare.get("seeds") or [])
+        command = f"`{compare['command']}`, " if compare.get("command") else ""
+        told = [f"#### {path.stem}", f"{compare['ablations']['verdict']}.", components_table(compare)]
+        blocks += [*told, f"{command}{seeds} seed{'s' if seeds != 1 else ''}"]
+    if not blocks:
+        return []
+    how = "The full model minus the same model without one component, trained alike: paired by seed, on the test split."
+    return ["### What each component is worth", how, *blocks]
 
 
 def section(results: Path) -> str:
@@ -46,6 +68,7 @@ def section(results: Path) -> str:
             ", ".join([command, *facts] if command else facts),
             *(f"> Warning: {' '.join(str(text).split())}" for text in compare.get("warnings") or []),
         ]
+    blocks += _taken_apart(results)
     return "\n\n".join(block for block in blocks if block) or "No results yet: `neurons compare` writes them."
 
 

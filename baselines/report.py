@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from baselines import report_ablations
 from baselines import report_format as fmt
 from baselines import report_rows as rows
 from baselines.report_figures import figures
@@ -35,6 +36,7 @@ def page(compare: dict) -> str:
     parts = [
         _head(compare, task),
         _warnings(compare),
+        _section("What each component is worth", report_ablations.table(compare), _apart(compare)),
         _section("Results", rows.results(compare, style), "Hover over a number for all its digits."),
         _figures(compare, style),
         _section(
@@ -103,12 +105,23 @@ def _gap(item: dict, metric: str) -> str:
     if fmt.finite(item.get("difference")) is None:
         return ""
     spread = fmt.interval(item.get("low"), item.get("high"), metric, signed=True)
-    return f" difference {fmt.difference(item['difference'], metric)} {spread}".rstrip() + rows.points_unit(metric)
+    return f" difference {fmt.difference(item['difference'], metric)} {spread}".rstrip() + fmt.points_unit(metric)
 
 
 def _warnings(compare: dict) -> str:
     items = "".join(f"<li>{escape(str(text))}</li>" for text in compare.get("warnings") or [])
     return f'<aside class="warnings">\n<h2>Read this first</h2>\n<ul>{items}</ul>\n</aside>' if items else ""
+
+
+def _apart(compare: dict) -> str:
+    """How to read the table of components, and what was not taken away."""
+    block = compare.get("ablations") or {}
+    told = "The same model without one component, trained alike. A component earns its place where the whole interval "
+    told += "is on the better side of no difference."
+    said = [told] if str(block.get("verdict")) in str(compare.get("verdict")) else [f"{block.get('verdict')}.", told]
+    if block.get("left_out"):
+        said.append(f"Off in the full model already: {', '.join(block['left_out'])}.")
+    return escape(" ".join(said))
 
 
 def _figures(compare: dict, style: dict[str, Look]) -> str:

@@ -77,6 +77,11 @@ def difference(value: object, name: str) -> str:
     return text.replace("-", "−") if text.strip("+-0.") else text.lstrip("+-")
 
 
+def points_unit(name: str) -> str:
+    """The unit of a difference, with a space before it."""
+    return " points" if is_fraction(name) else ""
+
+
 def interval(low: object, high: object, name: str, signed: bool = False) -> str:
     """``[low, high]``, or an empty string where there is none (fewer than two seeds)."""
     if finite(low) is None or finite(high) is None:

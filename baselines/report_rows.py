@@ -39,7 +39,8 @@ def _label(row: dict, look: Look) -> str:
     return f'<th scope="row">{swatch(look)}<span class="name">{escape(str(row["label"]))}</span>{badges}</th>'
 
 
-def _table(name: str, heads: Iterable[tuple[str, str]], lines: Iterable[str]) -> str:
+def sheet(name: str, heads: Iterable[tuple[str, str]], lines: Iterable[str]) -> str:
+    """A table that scrolls on a narrow screen: (head, hint) pairs and finished rows."""
     head, body = "".join(_head_cell(text, hint) for text, hint in heads), "\n".join(lines)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table id="{name}">\n'
@@ -60,7 +61,7 @@ def results(compare: dict, style: dict[str, Look]) -> str:
     base = table.reference(compare)
     head = [("", ""), (metric.capitalize(), "test; 95 % interval; seeds")]
     head += [("", "dashed: floors"), ("Held out", "selects")]
-    head += [(_difference_head(metric), f"against {base}, paired by seed")] if base else []
+    head += [(difference_head(metric), f"against {base}, paired by seed")] if base else []
     head += [(column.head, column.hint) for column in table.LEARNING]
     width = len(head) - 1
     lines = []
@@ -69,9 +70,9 @@ def results(compare: dict, style: dict[str, Look]) -> str:
         seeds = " · ".join(fmt.metric(seed, metric, unit=False) for seed in fmt.values(row))
         spread = fmt.interval(fmt.dig(value, "low"), fmt.dig(value, "high"), metric)
         mean = fmt.dig(value, "mean")
-        cells = _cell(fmt.metric(mean, metric), "value", mean, [spread, seeds]) + _strip(row, compare)
+        cells = cell(fmt.metric(mean, metric), "value", mean, [spread, seeds]) + _strip(row, compare)
         held_out = fmt.dig(row, "held_out", "mean")
-        cells += _cell(fmt.metric(held_out, metric), "held_out", held_out)
+        cells += cell(fmt.metric(held_out, metric), "held_out", held_out)
         if base:
             pair = table.to_reference(compare, row["label"])
             if row["label"] == base:
@@ -79,15 +80,15 @@ def results(compare: dict, style: dict[str, Look]) -> str:
             else:
                 gap = fmt.dig(pair, "difference")
                 spread = fmt.interval(fmt.dig(pair, "low"), fmt.dig(pair, "high"), metric, signed=True)
-                cells += _cell(fmt.difference(gap, metric), "difference", gap, [spread])
+                cells += cell(fmt.difference(gap, metric), "difference", gap, [spread])
         cells += "".join(_column_cell(row, column) for column in table.LEARNING)
         lines.append(_line(row, style[row["label"]], cells, width))
     for floor, value in (compare.get("floors") or {}).items():
         name = f'<th scope="row"><span class="name">{escape(floor)}</span><span class="badge">floor</span></th>'
         drawn = _strip({"value": {"mean": value}}, compare)
         rest = f'<td colspan="{width - 2}"></td>'
-        lines.append(f'<tr class="floor">{name}{_cell(fmt.metric(value, metric), "value", value)}{drawn}{rest}</tr>')
-    return _table("results", head, lines)
+        lines.append(f'<tr class="floor">{name}{cell(fmt.metric(value, metric), "value", value)}{drawn}{rest}</tr>')
+    return sheet("results", head, lines)
 
 
 def cost(compare: dict, style: dict[str, Look]) -> str:
@@ -96,7 +97,7 @@ def cost(compare: dict, style: dict[str, Look]) -> str:
     for row in compare.get("rows") or []:
         cells = "".join(_column_cell(row, column) for column in table.COST)
         lines.append(_line(row, style[row["label"]], cells, len(table.COST)))
-    return _table("cost", [("", ""), *((column.head, column.hint) for column in table.COST)], lines)
+    return sheet("cost", [("", ""), *((column.head, column.hint) for column in table.COST)], lines)
 
 
 def memory(compare: dict, style: dict[str, Look]) -> str:
@@ -117,31 +118,27 @@ def memory(compare: dict, style: dict[str, Look]) -> str:
     return f'<div class="grid">{"".join(charts)}</div>' if charts else ""
 
 
-def points_unit(metric: str) -> str:
-    """The unit of a difference of ``metric``, with a space before it."""
-    return " points" if fmt.is_fraction(metric) else ""
-
-
-def _difference_head(metric: str) -> str:
+def difference_head(metric: str) -> str:
+    """The head of a column of differences, with their unit."""
     return "Difference, points" if fmt.is_fraction(metric) else "Difference"
 
 
 def pairs(compare: dict) -> str:
     """Every paired difference that was tested, or nothing."""
     metric = str(fmt.dig(compare, "primary", "name"))
-    head = [("Pair", ""), (_difference_head(metric), "first minus second, mean over seeds"), ("95 % t interval", "")]
+    head = [("Pair", ""), (difference_head(metric), "first minus second, mean over seeds"), ("95 % t interval", "")]
     head += [("Seeds", "shared by both"), ("p", "paired t, two-sided")]
     lines = [
         f'<tr><th scope="row"><span class="name">{escape(str(pair["a"]))} <i>minus</i> {escape(str(pair["b"]))}'
         "</span></th>"
-        + _cell(fmt.difference(pair.get("difference"), metric), "difference", pair.get("difference"))
-        + _cell(fmt.interval(pair.get("low"), pair.get("high"), metric, signed=True) or fmt.NOTHING, "interval")
-        + _cell(str(pair.get("n", fmt.NOTHING)), "n")
-        + _cell(fmt.number(pair.get("p")), "p", pair.get("p"))
+        + cell(fmt.difference(pair.get("difference"), metric), "difference", pair.get("difference"))
+        + cell(fmt.interval(pair.get("low"), pair.get("high"), metric, signed=True) or fmt.NOTHING, "interval")
+        + cell(str(pair.get("n", fmt.NOTHING)), "n")
+        + cell(fmt.number(pair.get("p")), "p", pair.get("p"))
         + "</tr>"
         for pair in compare.get("pairs") or []
     ]
-    return _table("pairs", head, lines) if lines else ""
+    return sheet("pairs", head, lines) if lines else ""
 
 
 def runs(compare: dict) -> str:
@@ -150,23 +147,23 @@ def runs(compare: dict) -> str:
     names = ("Run", "Seed", metric.capitalize(), "Steps", "Time", "Stopped by", "Warnings")
     lines = []
     for run in compare.get("results") or []:
-        name = f"{fmt.dig(run, 'model', 'name')} / {fmt.dig(run, 'rule', 'name')}"
+        name = str(run.get("label") or f"{fmt.dig(run, 'model', 'name')} / {fmt.dig(run, 'rule', 'name')}")
         value, steps, time = (
             fmt.dig(run, *at) for at in (("primary", "value"), ("train", "steps"), ("train", "seconds"))
         )
         lines.append(
             f'<tr><th scope="row"><span class="name">{escape(name)}</span></th>'
-            + _cell(str(run.get("seed")), "seed")
-            + _cell(fmt.metric(value, metric), "value", value)
-            + _cell(fmt.number(steps), "steps", steps)
-            + _cell(fmt.seconds(time), "seconds", time)
-            + _cell(str(run.get("stopped_by") or run.get("status") or fmt.NOTHING), "stopped_by")
+            + cell(str(run.get("seed")), "seed")
+            + cell(fmt.metric(value, metric), "value", value)
+            + cell(fmt.number(steps), "steps", steps)
+            + cell(fmt.seconds(time), "seconds", time)
+            + cell(str(run.get("stopped_by") or run.get("status") or fmt.NOTHING), "stopped_by")
             + f'<td class="reason">{escape("; ".join(map(str, run.get("warnings") or [])))}</td></tr>'
         )
-    return _table("runs", [(name, "") for name in names], lines) if lines else ""
+    return sheet("runs", [(name, "") for name in names], lines) if lines else ""
 
 
-def _cell(text: str, key: str, exact: object = None, below: Sequence[str] = ()) -> str:
+def cell(text: str, key: str, exact: object = None, below: Sequence[str] = ()) -> str:
     """One ``<td>``: the written number, the exact one in its ``title``, smaller lines below it."""
     title = f' title="{escape(repr(exact))}"' if fmt.finite(exact) is not None else ""
     lines = "".join(f"<small>{escape(line)}</small>" for line in below if line)
@@ -184,7 +181,7 @@ def _column_cell(row: dict, column: table.Column) -> str:
     if column.at[0] == "cosine_to_backprop":
         start = fmt.dig(row, "cosine_to_backprop", "start")
         below = [] if fmt.finite(start) is None else [f"untrained {fmt.number(start)}"]
-    return _cell(column.show(exact), ".".join(column.at), exact, below)
+    return cell(column.show(exact), ".".join(column.at), exact, below)
 
 
 def _head_cell(text: str, hint: str = "") -> str:

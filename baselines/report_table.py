@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from baselines import report_format as fmt
+from baselines.ablations import outcome
+from baselines.rows import full_models
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ COST = (
 def reference(compare: dict) -> str | None:
     """The label the others are held against: backprop, of a baseline if one ran; of those the most paired one.
 
-    The first model is what a comparison is about (its verdict says so), later ones are its baselines.
+    The first model is what a comparison is about (its verdict says so), later ones are its baselines. A model taken
+    apart is its own: the rows that lack a component are held against the full one.
     """
     pairs = compare.get("pairs") or []
     order = [row["label"] for row in compare.get("rows") or []]
@@ -62,6 +65,9 @@ def reference(compare: dict) -> str | None:
         backprop, baseline = row.get("rule") == "backprop", row.get("model") != first.get("model")
         return not row.get("control"), backprop, baseline, len(partners), -order.index(label)
 
+    lacking = full_models(order)
+    if lacking:
+        return next(label for label in order if label in lacking.values())
     named = {pair[side] for pair in pairs for side in ("a", "b")}
     return max((label for label in order if label in named), key=rank, default=None)
 
@@ -108,4 +114,31 @@ def markdown_table(compare: dict) -> str:
         )
     for floor, value in (compare.get("floors") or {}).items():
         lines.append([f"*floor:* {floor}", "", fmt.metric(value, name), *[""] * (len(head) - 3)])
+    return _markdown(lines)
+
+
+def components_table(compare: dict) -> str:
+    """The compact GitHub table of a model taken apart: one line per component, the most useful first."""
+    name = str(fmt.dig(compare, "primary", "name"))
+    components = fmt.dig(compare, "ablations", "components")
+    listed = components if isinstance(components, list) else []
+    several = len({one["full"] for one in listed}) > 1
+    unit = ", points" if fmt.is_fraction(name) else ""
+    head = ["component", "rule", f"difference{unit}", "95 % interval", "n", ""]
+    lines = [head, ["---", "---", "---:", "---:", "---:", "---"]]
+    lines += [
+        [
+            str(one["component"]),
+            str(one["rule"]),
+            fmt.difference(one["difference"], name),
+            fmt.interval(one["low"], one["high"], name, signed=True) or fmt.NOTHING,
+            str(one["n"] or 0),
+            outcome(one),
+        ]
+        for one in listed
+    ]
+    return _markdown(lines if several else [[cell for i, cell in enumerate(line) if i != 1] for line in lines])
+
+
+def _markdown(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(_markdown_cell(text) for text in line) + " |" for line in lines)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from baselines.config import Resolved
+from baselines.part import ablated
 from baselines.stats import mean_interval, paired_difference
 from neurons.errors import UsageError, nearest
 
@@ -67,9 +68,26 @@ def make_row(
 
 
 def pairs(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Paired differences of every row and every later one, over the seeds both finished."""
+    """Paired differences of every row and every later one, over the seeds both finished.
+
+    A row without a component is paired with its full model only: few tests, so that few look significant by chance.
+    """
     ran = [row for row in rows if row["n"]]
-    return [difference(a, b) for i, a in enumerate(ran) for b in ran[i + 1 :] if set(a["seeds"]) & set(b["seeds"])]
+    full = full_models([row["label"] for row in ran])
+    return [
+        difference(a, b)
+        for i, a in enumerate(ran)
+        for b in ran[i + 1 :]
+        if set(a["seeds"]) & set(b["seeds"])
+        and full.get(a["label"], b["label"]) == b["label"]
+        and full.get(b["label"], a["label"]) == a["label"]
+    ]
+
+
+def full_models(labels: Sequence[str]) -> dict[str, str]:
+    """Label of each row that lacks a component -> label of the full model, of those that are among ``labels``."""
+    pairs = ((label, ablated(label)[0]) for label in labels)
+    return {label: full for label, full in pairs if full != label and full in labels}
 
 
 def difference(a: Row, b: Row) -> dict[str, Any]:
@@ -131,14 +149,18 @@ def warnings(rows: Sequence[Row], floors: dict[str, float], results: Sequence[Re
 
 
 def verdict(document: dict[str, Any]) -> str:
-    """One sentence with its interval: the first model against the next one, or its first two rules, or the mean alone.
+    """One sentence with its interval: the first model against the next one, or its first two rules, or the mean alone;
+    what its components are worth where one model was taken apart.
 
     A model speaks through its best rule on held-out data, so that the test split selects nothing; controls are out.
     """
     name, task = document["primary"]["name"], document["task"]["name"]
-    ran = [row for row in document["rows"] if row["n"] and not row["control"]]
+    lacking = full_models([row["label"] for row in document["rows"]])
+    ran = [row for row in document["rows"] if row["n"] and not row["control"] and row["label"] not in lacking]
     if not ran:
         return f"No run on {task} finished."
+    if document.get("ablations") and len(ran) == 1:
+        return f"On {task}, {document['ablations']['verdict']}."
     models = list(dict.fromkeys(row["model"] for row in ran))
     groups = [[row for row in ran if row["model"] == model] for model in models[:2]]
     if len(models) == 1:

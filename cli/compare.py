@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     help="Exit 3 unless the lower bound of the paired difference A - B is above 0. Repeatable.",
 )  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at the same time.")
+@click.option("--ablate", is_flag=True, help="Take the first model apart: it, and it without each component.")
 @click.option("--no-controls", is_flag=True, help="Leave out the exact-gradient controls of settling rules.")
 @common.run_options
 @common.dry_run
@@ -52,6 +53,7 @@ def command(recipes: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any
     Examples:
       neurons compare --task digits --models neuronsv2,transformer --rules backprop,predictive-coding --seeds 3
       neurons compare sst2 --require "neuronsv2 / backprop > transformer / backprop"
+      neurons compare sst2 --ablate --seeds 3
     """
     if flags["minutes"] is not None and flags["steps"] is not None:
         raise UsageError("--steps and --minutes exclude each other")
@@ -79,15 +81,17 @@ def command(recipes: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any
 
 def _one(
     recipe: str | None, out: Path | None, *, task: str | None, models: str | None, rules: str | None, seeds: str | None,
-    match: str, minutes: float | None, require: tuple[str, ...], jobs: int, no_controls: bool, resume: str | None,
-    dry_run: bool, as_json: bool, **run: Any,
+    match: str, minutes: float | None, require: tuple[str, ...], jobs: int, ablate: bool, no_controls: bool,
+    resume: str | None, dry_run: bool, as_json: bool, **run: Any,
 ) -> dict[str, Any]:  # fmt: skip
     from baselines.config import resolve_grid
 
     grid = resolve_grid(
         recipe=recipe, task=task, models=common.comma_list(models), rules=common.comma_list(rules),
-        seeds=_seeds(seeds), controls=not no_controls, **run,
+        seeds=_seeds(seeds), controls=not no_controls, ablate=ablate, **run,
     )  # fmt: skip
+    if grid.left_out:
+        common.log(f"off in {grid.labels[0].split(' / ')[0]} already, not taken away: {', '.join(grid.left_out)}")
     if dry_run:
         return _plan(grid, match, as_json)
     from baselines.compare import compare
@@ -139,7 +143,9 @@ def _place(grid: Grid, out: Path | None, resume: str | None, match: str, minutes
 
 
 def _plan(grid: Grid, match: str, as_json: bool) -> dict[str, Any]:
-    """What the comparison would run, a row for each label; a rule that cannot train a model is told, not an error."""
+    """What the comparison would run, a row for each label; a rule that cannot train a model, or a component that it
+    cannot be without, is told, not an error."""
+    from baselines.part import ablated
     from baselines.plan import plan
 
     rows: list[dict[str, Any]] = []
@@ -149,17 +155,23 @@ def _plan(grid: Grid, match: str, as_json: bool) -> dict[str, Any]:
         try:
             row["plan"] = plan(first)
         except UsageError as error:
-            if "cannot train" not in str(error):
+            if "cannot train" not in str(error) and ablated(label)[1] is None:
                 raise
             row["unsupported"] = str(error)
         rows.append(row)
-    document = {"kind": "compare-plan", "match": match, "seeds": list(grid.seeds), "recipe": grid.recipe, "rows": rows}
+    document = {
+        "kind": "compare-plan", "match": match, "seeds": list(grid.seeds), "recipe": grid.recipe,
+        "left_out": list(grid.left_out), "rows": rows,
+    }  # fmt: skip
     if not as_json:
         click.echo(_plan_text(document, len(grid.runs)))
     return document
 
 
 def _plan_text(document: dict[str, Any], runs: int) -> str:
+    from baselines.rows import full_models
+
+    lacking = full_models([row["label"] for row in document["rows"]])
     columns = [
         table.Column("model / rule"), table.Column("steps", right=True), table.Column("parameters", right=True),
         table.Column("non-embedding", right=True, drop=1), table.Column("attention", right=True, drop=2),
@@ -179,6 +191,8 @@ def _plan_text(document: dict[str, Any], runs: int) -> str:
         given = [
             [f"  {key}", str(value), planned["origin"].get(key, "")] for key, value in flat(planned["config"]).items()
         ]
+        if row["label"] in lacking:  # the rest is the full model's
+            given = [line for line in given if line[2].startswith("without ")]
         titles = [table.Column("option"), table.Column("value"), table.Column("from")]
         values.append(label + "\n" + table.render(titles, given, width=table.terminal_width(), header=False)[0])
     seeds = ", ".join(map(str, document["seeds"]))

@@ -6,6 +6,7 @@ import textwrap
 from typing import Any
 
 from baselines import report_format as shown
+from baselines.ablations import outcome
 from cli import table
 
 BEST, CONTROL = "*", "c"
@@ -13,7 +14,10 @@ BEST, CONTROL = "*", "c"
 
 def comparison_text(document: dict[str, Any], width: int | None) -> str:
     """Verdict first, then the table, then what a reader must know before quoting it."""
-    parts = [document["verdict"], _heading(document), _rows(document, width)]
+    verdict = textwrap.fill(document["verdict"], width) if width else document["verdict"]
+    parts = [verdict, _heading(document), _rows(document, width)]
+    if document.get("ablations"):
+        parts.append(_components(document, width))
     requirements = [_requirement(one, document["primary"]["name"]) for one in document.get("requirements") or []]
     warnings = [f"warning: {text}" for text in document.get("warnings") or []]
     parts += ["\n".join(lines) for lines in (requirements, warnings) if lines]
@@ -112,6 +116,36 @@ def _row(row: dict[str, Any], name: str, best: bool) -> list[str]:
         told(shown.number(cosine), cosine),
         "yes" if row.get("local") else "no",
     ]
+
+
+def _components(document: dict[str, Any], width: int | None) -> str:
+    """What each component is worth, the most useful first; nothing stands where it could not be taken away."""
+    block, name = document["ablations"], document["primary"]["name"]
+    unit = shown.points_unit(name)
+    values = {row["label"]: row.get("value") for row in document["rows"]}
+    several = len({one["full"] for one in block["components"]}) > 1
+    columns = [
+        table.Column("component"), table.Column("rule"), table.Column("without it", right=True, drop=2),
+        table.Column("difference", right=True), table.Column("95 % interval", right=True),
+        table.Column("n", right=True), table.Column("p", right=True, drop=3),
+        table.Column("params", right=True, drop=5), table.Column("train", right=True, drop=4), table.Column("", drop=1),
+    ]  # fmt: skip
+    rows = []
+    for one in block["components"]:
+        cells = [""] * 8
+        if one["n"]:
+            cells = [
+                shown.plus_minus(values[one["without"]], name), shown.difference(one["difference"], name),
+                shown.interval(one["low"], one["high"], name, signed=True), str(one["n"]), shown.number(one["p"]),
+                shown.count(one["parameters"]["without"]), shown.seconds(one["train_seconds"]["without"]), outcome(one),
+            ]  # fmt: skip
+        rows.append([one["component"], one["rule"] if several else "", *cells])
+    told = [] if block["verdict"] in document["verdict"] else [block["verdict"]]
+    told.append(f"Difference: full model minus the model without it{',' * bool(unit)}{unit}.")
+    if block["left_out"]:
+        told.append(f"Off in the full model already: {', '.join(block['left_out'])}.")
+    text, _ = table.render(columns, rows, width=width)
+    return "\n".join([text, *(textwrap.fill(line, width or 100) for line in told)])
 
 
 def _requirement(one: dict[str, Any], name: str) -> str:

@@ -59,6 +59,30 @@ def row(label: str, mean: float, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def taken_apart(**changes: Any) -> dict[str, Any]:
+    """A comparison of a model with itself, without one component at a time."""
+
+    def component(name: str, rule: str, difference: float | None, *ends: float) -> dict[str, Any]:
+        low, high = ends or (None, None)
+        return {
+            "component": name, "rule": rule, "full": f"m / {rule}", "without": f"m - {name} / {rule}",
+            "difference": difference, "low": low, "high": high, "n": None if difference is None else 3, "p": 0.0123,
+            "parameters": {"full": 10001, "without": 9000}, "train_seconds": {"full": 61.0, "without": 42.0},
+            "earns": bool(ends) and ends[0] > 0, "harms": bool(ends) and ends[1] < 0,
+        }  # fmt: skip
+
+    rows = [row("m / r", 0.80), row("m - line / r", 0.75), row("m - knot / r", 0.79)]
+    components = [
+        component("line", "r", 0.05, 0.02, 0.08),
+        component("knot", "r", 0.01, -0.02, 0.04),
+        component("heart", "r", None),
+    ]
+    told = "m / r: line (+5.0 points) earns its place; knot makes no measurable difference"
+    rows.append({"label": "m - heart / r", "model": "m - heart", "rule": "r", "n": 0, "unsupported": "has no heart"})
+    block = {"components": components, "left_out": ["wings"], "verdict": told}
+    return comparison(**{"rows": rows, "ablations": block, "verdict": f"On digits, {told}."} | changes)
+
+
 def comparison(**changes: Any) -> dict[str, Any]:
     return {
         "schema": 1,

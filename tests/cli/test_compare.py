@@ -117,6 +117,40 @@ def test_json_is_the_document(neurons, layer):
     assert one_document(neurons("compare", *TINY, "--json")) == comparison()
 
 
+def test_ablate_takes_the_first_model_apart_and_says_what_is_off_already(neurons, layer):
+    arguments = ("compare", "--task", "digits", "--models", "neuronsv2:tiny,mlp", "--rules", "backprop", "--seeds", "1")
+    result = neurons(*arguments, "--ablate", "--match", "params")
+    assert result.exit_code == 0, result.stderr
+    labels = layer.calls[0]["grid"].labels
+    assert labels[0] == "neuronsv2:tiny / backprop"
+    assert labels[-1] == "mlp / backprop"
+    assert "neuronsv2:tiny - delay line / backprop" in labels
+    assert "neuronsv2:tiny - fast weights / backprop" not in labels
+    assert "off in neuronsv2:tiny already, not taken away: fast weights\n" in result.stderr
+    assert layer.calls[0]["match"] == "params"
+    assert neurons(*arguments).exit_code == 0
+    assert layer.calls[1]["grid"].labels == ["neuronsv2:tiny / backprop", "mlp / backprop"]
+
+
+def test_a_dry_run_of_an_ablation_lists_its_rows_and_what_each_changes(neurons, layer):
+    def refuse(resolved):
+        if "rhythm" in resolved.label:
+            raise UsageError("no rhythm here")
+        return Layer.plan(layer, resolved)
+
+    sys.modules["baselines.plan"].plan = refuse
+    arguments = ("compare", "--task", "digits", "--models", "neuronsv2", "--rules", "backprop", "--ablate", "--dry-run")
+    result = neurons(*arguments)
+    assert result.exit_code == 0, result.stderr
+    blocks = dict(block.split("\n", 1) for block in result.stdout.split("\n\n") if "\n" in block)
+    assert len(blocks["neuronsv2 / backprop"].splitlines()) > 20
+    assert blocks["neuronsv2 - delay line / backprop"].split() == ["model.delay", "0", "without", "delay", "line"]
+    assert blocks["neuronsv2 - rhythm / backprop"].strip() == "no rhythm here"
+    told = one_document(neurons(*arguments, "--json"))
+    assert told["left_out"] == ["fast weights"]
+    assert [row["label"] for row in told["rows"]][:2] == ["neuronsv2 / backprop", "neuronsv2 - attention / backprop"]
+
+
 def test_several_recipes_are_several_comparisons_in_folders_of_their_own(neurons, layer):
     for name in ("one", "two"):
         Path(f"{name}.toml").write_text('[task]\nname = "digits"\n[models.mlp]\n[rules.backprop]\n')
@@ -188,6 +222,7 @@ def test_dry_run_tells_every_row_and_those_that_cannot_run(neurons, layer):
         ((*TINY[:2], "--seeds", "0"), "--seeds takes a count"),
         ((*TINY, "--match", "param"), "'--match'"),
         ((*TINY, "--jobs", "0"), "'--jobs'"),
+        ((*TINY, "--ablate"), "model 'mlp' declares no components to take away. These do: "),
         ((*TINY, "--minutes", "1"), "add --match time"),
         ((*TINY, "--minutes", "1", "--steps", "3", "--match", "time"), "exclude each other"),
         (("nosuch",), "no recipe 'nosuch'"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from documents import comparison, row
+from documents import comparison, row, taken_apart
 
 from cli.comparison import best_labels, comparison_text
 
@@ -68,6 +68,40 @@ def test_requirements_and_warnings_are_told():
     text = comparison_text(comparison(requirements=[unmet]), None)
     assert "require a > b: NOT met, difference −5.0 [−8.0, −2.0]" in text
     assert "warning: neuronsv2 is below a floor" in text
+
+
+def test_components_are_told_with_difference_interval_and_outcome():
+    text = comparison_text(taken_apart(), None)
+    table = text[text.index("component") :].splitlines()
+    assert [one.split("  ")[0] for one in table[1:4]] == ["line", "knot", "heart"]
+    for part in ("75.0 ± 2.0 %", "+5.0", "[+2.0, +8.0]", "3", "0.0123", "9 k", "42 s", "earns its place"):
+        assert part in table[1]
+    assert table[2].endswith("no measurable difference")
+    assert table[3].strip() == "heart"
+    assert "rule" not in table[0]
+    assert "Off in the full model already: wings." in table
+    assert text.count("line (+5.0 points) earns its place") == 1
+    assert "component" not in comparison_text(comparison(), None)
+
+
+def test_components_of_several_rules_are_told_apart_and_the_verdict_is_not_lost():
+    document = taken_apart(verdict="m / r is ahead.")
+    extra = document["ablations"]["components"][0] | {"rule": "q", "full": "m / q", "without": "m - line / q"}
+    document["ablations"]["components"].append(extra)
+    document["rows"].append(row("m - line / q", 0.7))
+    text = comparison_text(document, None)
+    assert text.splitlines()[0] == "m / r is ahead."
+    table = text[text.index("component") :].splitlines()
+    assert table[0].split()[:2] == ["component", "rule"]
+    assert table[4].split()[:3] == ["line", "q", "70.0"]
+    assert "line (+5.0 points) earns its place; knot makes" in text
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_table_of_components_fits(width):
+    text = comparison_text(taken_apart(warnings=[]), width)
+    assert max(map(len, text[text.index("component") :].splitlines())) <= width
+    assert "[+2.0, +8.0]" in text
 
 
 def test_one_seed_shows_no_interval():
