@@ -3,5 +3,6 @@
 from neurons.registry import Registry
 
 TASKS = Registry("TASKS", "task", "tasks.suites")
+STREAMS = Registry("STREAMS", "stream", "tasks.continual.streams")
 
-__all__ = ["TASKS"]
+__all__ = ["STREAMS", "TASKS"]
