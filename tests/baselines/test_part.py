@@ -100,6 +100,22 @@ lr = 3e-2
     assert resolve(recipe=path, model="neuronsv2", rule="backprop").config["model"]["options"]["layers"] == 2
 
 
+def test_the_longest_name_wins_wherever_its_table_stands(recipe):
+    path = recipe(
+        """
+[models."neuronsv2:tiny:heads=1"]
+layers = 5
+[models."neuronsv2:tiny"]
+layers = 3
+[models.neuronsv2]
+layers = 4
+[rules.backprop]
+"""
+    )
+    layers = {run.label: run.config["model"]["options"]["layers"] for run in resolve_grid(recipe=path, seeds=1).runs}
+    assert list(layers.values()) == [5, 3, 4]
+
+
 def test_the_table_of_a_rule_with_options_is_about_its_control_too(recipe):
     path = recipe(
         """
