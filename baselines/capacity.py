@@ -1,4 +1,6 @@
-"""How many random dichotomies does a neuron learn per parameter?  ``python -m baselines.capacity``
+"""How many random dichotomies does a neuron learn per parameter?
+
+    python -m baselines.capacity [--seeds 5] [--out results/dendrites-capacity.json]        about three minutes
 
 N random patterns get random binary labels; a neuron with P parameters has learned the dichotomy when all N come out
 right. Its capacity is the load N / P up to which at least half of the dichotomies are learned. For a linear
@@ -16,7 +18,6 @@ of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from torch.nn import functional as F
 
 from baselines.stats import mean_interval
 from learning.environment import environment
+from learning.files import json_text, write_atomic
 from neurons.dendrites.layer import SLOPE, DendriticLayer
 
 DICHOTOMIES, STEPS, RATE, CHECK = 32, 3000, 0.03, 50
@@ -229,12 +231,11 @@ def experiment(seeds: int, log: Callable[[str], None] = print) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m baselines.capacity", description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="write the result here as JSON")
+    parser.add_argument("--out", type=Path, default=Path("results/dendrites-capacity.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)  # the products are too small for more
-    result = experiment(options.seeds)
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = experiment(max(2, options.seeds))
+    write_atomic(options.out, (json_text(result, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,3 +71,19 @@ def test_crossing_is_where_the_fraction_falls_through_one_half():
     assert crossing({1.0: 0.5, 2.0: 0.0}) == 1.0
     assert crossing({0.5: 0.0}) == 0.25
     assert crossing({0.5: 1.0, 1.0: 0.5}) == 1.0
+
+
+def test_the_committed_result_is_of_these_neurons_and_this_protocol():
+    """``python -m baselines.capacity`` takes minutes; here its exact row at one seed."""
+    document = json.loads((Path(capacity.__file__).parents[1] / "results" / "dendrites-capacity.json").read_text())
+    made = neurons()
+    assert document["command"] == "python -m baselines.capacity"
+    assert document["protocol"]["loads"] == capacity.LOADS
+    assert document["protocol"]["steps"] == capacity.STEPS
+    assert [(row["name"], row["parameters"], row["inputs"]) for row in document["neurons"]] == [
+        (neuron.name, neuron.parameters, neuron.inputs) for neuron in made
+    ]
+    stored = document["neurons"][0]["learned"][0]
+    loads = capacity.LOADS[: len(stored)]
+    _, fractions = capacity.capacity(made[0], seed=0, loads=loads)
+    assert {str(load): fraction for load, fraction in fractions.items()} == stored

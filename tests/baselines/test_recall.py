@@ -36,6 +36,16 @@ def test_the_others_recall_what_was_measured_before(found: dict) -> None:
         assert found[rule, "32 keys of common cosine .9"]["mean"] < 0.2
 
 
+def test_the_committed_result_is_what_the_command_gives(found: dict) -> None:
+    document = json.loads((Path(recall.__file__).parents[1] / "results" / "recall.json").read_text())
+    assert {(row["rule"], row["condition"]) for row in document["rows"]} == set(found)
+    for row in document["rows"]:
+        mine = found[row["rule"], row["condition"]]
+        assert row["state_bytes"] == mine["state_bytes"]
+        assert len(row["seeds"]) == 20
+        assert row["seeds"][:6] == pytest.approx(mine["seeds"], abs=1 / 32)  # one key of 32, where rounding decides
+
+
 def test_states_cost_what_they_hold(found: dict) -> None:
     assert {row["state_bytes"] for row in found.values()} == {4 * 64 * 64, 2 * 4 * 64 * 64 + 8}
 
