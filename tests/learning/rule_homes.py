@@ -50,14 +50,15 @@ class Home(NamedTuple):
 def home(rule: str, dropout: float = 0.0) -> Home:
     """Always the same for the same arguments; leaves the generator seeded."""
     torch.manual_seed(0)
-    if rule in ("equilibrium-propagation", "softhebb"):
+    if rule in ("equilibrium-propagation", "forward-forward", "softhebb"):
         model: Model = Perceptron(dropout)
         batch, weight = Batch(torch.randn(5, 6, 3), torch.randint(0, 3, (5,))), "stages.1.linear.weight"
     elif rule == "e-prop":
         options = {"width": 16, "heads": 2, "dropout": dropout, "embedding_dropout": dropout}
         tokens, label = InputSpec("tokens", 6, 20), OutputSpec("label", 3)
         model = MODELS.build("spiking_neuronsv2", input=tokens, output=label, **options)
-        batch, weight = tiny_batch(), "stages.1.projection.weight"
+        matrices = [name for name, p in model.stages[1].named_parameters() if p.dim() > 1]
+        batch, weight = tiny_batch(), f"stages.1.{matrices[0]}"
     else:
         model, batch, weight = TinyModel(dropout=dropout), tiny_batch(), "stages.1.up.weight"
     torch.manual_seed(1)
