@@ -16,10 +16,16 @@ class Strategy:
     The trainer calls, in this order at every step: ``batch``, ``rule.step(loss=strategy.loss(base))``, all-reduce,
     ``gradient``, clipping, optimiser. ``before_task`` and ``after_task`` bracket each task of a stream.
     ``data`` says which samples the protocol feeds: those of the current task, of all past ones too, or of all.
+    ``needs_task``: it must be told at test which task a sample is from. ``stores_samples``: its memory holds samples.
+
+    A ``task`` has an ``index``, a ``count`` of tasks, its ``outputs`` of C, ``active`` (C, C) bool whose row y says
+    which outputs compete for label y, an ``input`` spec, ``split("train")`` and ``size("train")``.
     """
 
     name: ClassVar[str]
     data: ClassVar[Literal["current", "past", "all"]] = "current"
+    needs_task: ClassVar[bool] = False
+    stores_samples: ClassVar[bool] = False
 
     def before_task(self, model: nn.Module, task: Any) -> None:
         """Called before the first step on ``task``."""
@@ -36,6 +42,10 @@ class Strategy:
 
     def after_task(self, model: nn.Module, task: Any) -> None:
         """Called after the last step on ``task``."""
+
+    def select(self, model: nn.Module, task: Any) -> None:
+        """Called before ``model`` sees samples of ``task`` outside of training, None where that is not known, and with
+        the task in training when it goes on."""
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}

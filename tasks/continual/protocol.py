@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -82,7 +82,8 @@ def run(
     Hyper-parameters are chosen on "held_out", results reported on "test". ``every`` evaluates the tasks begun so far
     after that many steps too, counted over the stream, and at the end of each task: the curve of the anytime metrics.
     ``on_task(i, row)`` is called with each finished row of R. Only outputs that compete can win an argmax: those of the
-    sample's task (task-incremental), of all tasks so far (class), all (domain).
+    sample's task (task-incremental), of all tasks so far (class), all (domain). A learner that is given the rows of all
+    tasks has met all of them.
     """
     if every is not None and every < 1:
         raise UsageError(f"every is a number of steps, at least 1, not {every}. Try: every=50")
@@ -100,21 +101,22 @@ def run(
     R, curve, steps, seconds = np.zeros((count, count)), [], 0, 0.0
     for index, task in enumerate(tasks):
         taken = 0
+        met = count if learner.data == "all" else index + 1  # tasks whose outputs it has seen
 
-        def on_step(step: int, index: int = index, before: int = steps) -> None:
+        def on_step(step: int, index: int = index, before: int = steps, met: int = met) -> None:
             nonlocal taken
             taken = step
             if every is not None and (before + step) % every == 0:
-                values = tuple(evaluate(index + 1, tasks[j]) for j in range(index + 1))
+                values = tuple(evaluate(met, tasks[j]) for j in range(index + 1))
                 curve.append(Point(before + step, index, values))
 
         chosen = {"current": tasks[index : index + 1], "past": tasks[: index + 1], "all": tasks}[learner.data]
         data = stream.pool(chosen, "train")
         start, spent[0] = time.perf_counter(), 0.0
-        learner.fit(data, task, on_step)
+        learner.fit(data, replace(task, active=tasks[met - 1].active), on_step)
         seconds += time.perf_counter() - start - spent[0]
         steps += taken
-        R[index] = [evaluate(index + 1, other) for other in tasks]
+        R[index] = [evaluate(met, other) for other in tasks]
         if every is not None:
             if curve and (curve[-1].step, curve[-1].during) == (steps, index):
                 curve.pop()  # what ``fit`` does after its last step counts

@@ -27,8 +27,10 @@ class Lookup(Learner):
         self.known: dict[bytes, int] = {}
         self.log: list[tuple[int, int, Counter[int]]] = []
         self.told: list[int | None] = []
+        self.active: list[np.ndarray] = []
 
     def fit(self, data: Split, task: StreamTask, on_step: OnStep) -> None:
+        self.active.append(task.active)
         self.log.append((task.index, len(data), Counter(data.labels.tolist())))
         rows = np.asarray(data.inputs)
         for step in range(10):
@@ -137,6 +139,17 @@ def test_the_curve_holds_an_evaluation_every_interval_and_at_the_end_of_each_tas
     assert outcome.curve[5].accuracies == tuple(outcome.R[1, :2])
     assert outcome.summary()["min_acc"] == 1.0
     assert "aaa" not in remembered(STREAMS.build("split-digits").load(), Lookup()).summary()
+
+
+def test_a_learner_of_all_tasks_may_answer_with_all_outputs_from_the_start() -> None:
+    stream = STREAMS.build("split-digits").load()
+    learner = Lookup("all")
+    outcome = remembered(stream, learner)
+    assert (outcome.R == 1).all()
+    assert all(active.all() for active in learner.active)
+    with_others = Lookup("past")
+    remembered(STREAMS.build("split-digits").load(), with_others)
+    assert [int(active[0].sum()) for active in with_others.active] == [2, 4, 6, 8, 10]
 
 
 def test_validation_is_on_held_out_rows() -> None:
