@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from learning.hooks import Strategy
 from learning.rule import LossFunction
+from neurons.errors import UsageError
 from neurons.specs import Batch, Context, Loss
 
 
@@ -19,19 +20,36 @@ def masked(logits: Tensor, labels: Tensor, active: Tensor) -> Tensor:
     return logits.masked_fill(~active.to(logits.device)[labels], -torch.inf)
 
 
-def active_loss(readout: Callable[[Tensor, Context], Tensor], active: Tensor) -> LossFunction:
-    """Cross-entropy among the outputs that compete for each label, summed over the batch.
+class ActiveLoss:
+    """Cross-entropy among the outputs that compete for each label, summed over the batch: ``loss(x, batch)``.
 
-    ``active`` (C, C) bool, row y for label y: a replayed sample competes in the head of its own task.
+    ``active`` (C, C) bool, row y for label y: a replayed sample competes in the head of its own task. A strategy that
+    needs logits too takes both steps apart, so that the readout is called once: rules that listen to it hear each row
+    once, in order.
     """
 
-    def loss(x: Tensor, batch: Batch) -> Loss:
-        logits = readout(x, Context(mask=batch.mask))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        total = F.cross_entropy(masked(logits, batch.y, active), batch.y, reduction="sum")
+    def __init__(self, readout: Callable[[Tensor, Context], Tensor], active: Tensor) -> None:
+        self.readout, self.active = readout, active
+
+    def __call__(self, x: Tensor, batch: Batch) -> Loss:
+        return self.of(self.logits(x, batch), batch)
+
+    def logits(self, x: Tensor, batch: Batch) -> Tensor:
+        """All logits (B, C) of the readout's input x, at least float32."""
+        logits = self.readout(x, Context(mask=batch.mask))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def of(self, logits: Tensor, batch: Batch) -> Loss:
+        """The loss of ``logits``, rows of a batch."""
+        total = F.cross_entropy(masked(logits, batch.y, self.active), batch.y, reduction="sum")
         return Loss(total, total.detach(), len(batch))
 
-    return loss
+
+def taken_apart(base: LossFunction, *, strategy: str) -> ActiveLoss:
+    """``base`` as the loss of a stream; UsageError where the strategy is used for something else."""
+    if not isinstance(base, ActiveLoss):
+        raise UsageError(f"strategy '{strategy}' is for a stream of tasks. Try: neurons list streams")
+    return base
 
 
 class Active(Strategy):
@@ -44,7 +62,7 @@ class Active(Strategy):
         return self.strategy.batch(batch)
 
     def loss(self, base: LossFunction) -> LossFunction:
-        return self.strategy.loss(base if bool(self.active.all()) else active_loss(self.readout, self.active))
+        return self.strategy.loss(ActiveLoss(self.readout, self.active))
 
     def gradient(self, model: nn.Module, batch: Batch) -> None:
         self.strategy.gradient(model, batch)

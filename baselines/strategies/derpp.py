@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from baselines import STRATEGIES
+from baselines.active import taken_apart
 from baselines.reservoir import Reservoir, joined, rows
 from learning.hooks import Strategy
 from learning.rule import LossFunction
 from neurons.errors import UsageError
-from neurons.specs import Batch, Context, Loss
+from neurons.specs import Batch, Loss
 
 
 @STRATEGIES.register("der++")
@@ -49,16 +50,17 @@ class DERPP(Strategy):
         return joined(batch, *drawn)
 
     def loss(self, base: LossFunction) -> LossFunction:
+        ce = taken_apart(base, strategy="der++")
+
         def with_replay(x: Tensor, batch: Batch) -> Loss:
             count, stored = self.parts
-            now = base(x[:count], rows(batch, slice(0, count)))
+            logits = ce.logits(x, batch)
+            now = ce.of(logits[:count], rows(batch, slice(0, count)))
             if not stored or self.wanted is None:
                 return now
             dark, lit = slice(count, count + stored), slice(count + stored, None)
-            mask = None if batch.mask is None else batch.mask[dark]
-            logits = self.model.readout(x[dark], Context(mask=mask))
-            squares = (logits - self.wanted.to(logits.device)).square().mean()
-            labelled = base(x[lit], rows(batch, lit)).objective / stored
+            squares = (logits[dark] - self.wanted.to(logits.device)).square().mean()
+            labelled = ce.of(logits[lit], rows(batch, lit)).objective / stored
             return Loss(now.objective + count * (self.alpha * squares + self.beta * labelled), now.reported, now.count)
 
         return with_replay

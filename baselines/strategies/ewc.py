@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +12,13 @@ from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn import functional as F
 
 from baselines import STRATEGIES, flat
+from baselines.reservoir import rows
 from learning.hooks import Strategy
 from neurons.errors import UsageError
 from neurons.specs import Batch
 from tasks.batches import collate
 
+Labels = Literal["model", "data"]
 CHUNK = 2**24  # numbers of per-sample gradients held at a time: 64 MB
 
 
@@ -52,10 +55,10 @@ class EWC(Strategy):
 
     def after_task(self, model: nn.Module, task: Any) -> None:
         split = task.split("train")
-        rows = np.random.default_rng(task.index).permutation(len(split))[: self.samples]
+        chosen = np.random.default_rng(task.index).permutation(len(split))[: self.samples]
         outputs = torch.from_numpy(np.flatnonzero(task.active[task.outputs[0]]))
         anchor = flat.values(model)
-        found = fisher(model, collate(split, rows, task.input).to(anchor.device), outputs, labels=self.labels)
+        found = fisher(model, collate(split, chosen, task.input).to(anchor.device), outputs, labels=self.labels)
         if self.precision is None or self.pull is None:
             self.precision, self.pull = found, found * anchor
         elif self.decay is None:
@@ -73,44 +76,65 @@ class EWC(Strategy):
         self.precision, self.pull = state.get("precision"), state.get("pull")
 
 
-def fisher(model: nn.Module, batch: Batch, outputs: Tensor, *, labels: Literal["model", "data"]) -> Tensor:
+def fisher(model: nn.Module, batch: Batch, outputs: Tensor, *, labels: Labels) -> Tensor:
     """Mean over ``batch`` of the diagonal of the Fisher information, (P,); dropout is off.
 
     With p over ``outputs``, the classes that compete: "model" gives sum_c p_c (d log p_c / d theta)^2, "data"
-    (d log p_y / d theta)^2, per sample.
+    (d log p_y / d theta)^2, per sample. Samples side by side by ``torch.func``, one by one where a model has no
+    vectorised form (spiking surrogates).
     """
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    theta = {name: parameter.detach() for name, parameter in model.named_parameters() if name in names}
-    places = torch.zeros(int(outputs.max()) + 1, dtype=torch.long)
-    places[outputs] = torch.arange(len(outputs))
-    places, outputs = places.to(batch.y.device), outputs.to(batch.y.device)
+    was_training = model.training
+    model.eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            return _fisher_vectorised(model, batch, outputs.to(batch.y.device), labels)
+    except RuntimeError as error:
+        if "functorch" not in str(error) and "vmap" not in str(error):
+            raise
+        return fisher_by_sample(model, batch, outputs, labels=labels)
+    finally:
+        model.train(was_training)
+
+
+def fisher_by_sample(model: nn.Module, batch: Batch, outputs: Tensor, *, labels: Labels) -> Tensor:
+    """As ``fisher``, for a model in eval mode: one sample, one class, one backward pass at a time."""
+    held = flat.parameters(model)
+    total = torch.zeros_like(flat.values(model))
+    with torch.enable_grad():
+        for number in range(len(batch)):
+            one = rows(batch, slice(number, number + 1))
+            log_p = F.log_softmax(model(one)[0, outputs.to(one.y.device)], dim=-1)
+            for place, output in enumerate(outputs.tolist()):
+                weight = float(log_p[place].detach().exp()) if labels == "model" else float(output == int(one.y))
+                if weight > 0:
+                    slopes = torch.autograd.grad(log_p[place], held, retain_graph=True, materialize_grads=True)
+                    total += weight * torch.cat([slope.flatten() for slope in slopes]).square()
+    return total / len(batch)
+
+
+def _fisher_vectorised(model: nn.Module, batch: Batch, outputs: Tensor, labels: Labels) -> Tensor:
+    theta = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    wanted = (batch.y[:, None] == outputs).to(batch.x.dtype if batch.x.is_floating_point() else torch.float32)
 
     def log_p(theta: dict[str, Tensor], x: Tensor, mask: Tensor | None) -> Tensor:
         one = Batch(x[None], batch.y[:1], None if mask is None else mask[None])
         return F.log_softmax(functional_call(model, theta, (one,))[0, outputs], dim=-1)
 
-    def expected(x: Tensor, mask: Tensor | None, place: Tensor) -> dict[str, Tensor]:
+    def expected(x: Tensor, mask: Tensor | None, target: Tensor) -> dict[str, Tensor]:
         p = log_p(theta, x, mask).exp()
-        rows = jacrev(log_p)(theta, x, mask)
-        return {name: torch.tensordot(p, row.square(), dims=1) for name, row in rows.items()}
+        return {name: torch.tensordot(p, row.square(), dims=1) for name, row in jacrev(log_p)(theta, x, mask).items()}
 
-    def empirical(x: Tensor, mask: Tensor | None, place: Tensor) -> dict[str, Tensor]:
-        slopes = grad(lambda t: log_p(t, x, mask).gather(0, place[None])[0])(theta)
+    def empirical(x: Tensor, mask: Tensor | None, target: Tensor) -> dict[str, Tensor]:
+        slopes = grad(lambda t: (log_p(t, x, mask) * target).sum())(theta)
         return {name: slope.square() for name, slope in slopes.items()}
 
     of_one, held = (expected, len(outputs)) if labels == "model" else (empirical, 1)
-    size = sum(values.numel() for values in theta.values())
-    step = max(CHUNK // (size * held), 1)
-    total = torch.zeros(size, device=batch.x.device)
-    was_training = model.training
-    model.eval()
-    try:
-        of_all = vmap(of_one, in_dims=(0, None if batch.mask is None else 0, 0))
-        for start in range(0, len(batch), step):
-            chunk = slice(start, start + step)
-            mask = None if batch.mask is None else batch.mask[chunk]
-            squares = of_all(batch.x[chunk], mask, places[batch.y[chunk]])
-            total += torch.cat([squares[name].sum(0).flatten() for name in names])
-    finally:
-        model.train(was_training)
+    of_all = vmap(of_one, in_dims=(0, None if batch.mask is None else 0, 0))
+    total = torch.zeros_like(flat.values(model))
+    step = max(CHUNK // (len(total) * held), 1)
+    for start in range(0, len(batch), step):
+        chunk = rows(batch, slice(start, start + step))
+        squares = of_all(chunk.x, chunk.mask, wanted[start : start + step])
+        total += torch.cat([squares[name].sum(0).flatten() for name in theta])
     return total / len(batch)

@@ -10,10 +10,11 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from baselines import STRATEGIES
+from baselines.active import taken_apart
 from learning.hooks import Strategy
 from learning.rule import LossFunction
 from neurons.errors import UsageError
-from neurons.specs import Batch, Context, Loss
+from neurons.specs import Batch, Loss
 
 
 @STRATEGIES.register("lwf")
@@ -32,19 +33,31 @@ class LwF(Strategy):
         self.teacher: dict[str, Tensor] = {}
         self.heads = torch.zeros(0, 0, dtype=torch.bool)  # (heads, C)
         self.model: Any = None
-        self.answered: tuple[Batch, Tensor] | None = None
+        self.old: Tensor | None = None  # the teacher's logits on the current batch
 
     def before_task(self, model: nn.Module, task: Any) -> None:
-        self.model, self.answered = model, None
+        self.model = model
+
+    def batch(self, batch: Batch) -> Batch:
+        if self.teacher:
+            was_training = self.model.training
+            self.model.eval()
+            with torch.no_grad():
+                there = batch.to(next(self.model.parameters()).device)
+                self.old = functional_call(self.model, self.teacher, (there,))
+            self.model.train(was_training)
+        return batch
 
     def loss(self, base: LossFunction) -> LossFunction:
         if not self.teacher:
             return base
+        ce = taken_apart(base, strategy="lwf")
 
         def with_distillation(x: Tensor, batch: Batch) -> Loss:
-            seen = base(x, batch)
-            logits = self.model.readout(x, Context(mask=batch.mask))
-            kept = distillation(self._old(batch), logits, self.heads.to(logits.device), self.temperature)
+            assert self.old is not None
+            logits = ce.logits(x, batch)
+            seen = ce.of(logits, batch)
+            kept = distillation(self.old, logits, self.heads.to(logits.device), self.temperature)
             return Loss(seen.objective + self.strength * kept, seen.reported, seen.count)
 
         return with_distillation
@@ -53,16 +66,6 @@ class LwF(Strategy):
         self.teacher = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         past = range(max(task.outputs) + 1)
         self.heads = torch.from_numpy(task.active)[list(past)].unique(dim=0)
-
-    def _old(self, batch: Batch) -> Tensor:
-        """The old model's logits, once per batch, however often the rule asks for the loss."""
-        if self.answered is None or self.answered[0] is not batch:
-            was_training = self.model.training
-            self.model.eval()
-            with torch.no_grad():
-                self.answered = (batch, functional_call(self.model, self.teacher, (batch,)))
-            self.model.train(was_training)
-        return self.answered[1]
 
     def state_dict(self) -> dict[str, Tensor]:
         held = {f"teacher.{name}": tensor for name, tensor in self.teacher.items()}

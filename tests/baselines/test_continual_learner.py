@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from tiny_stream import tiny_learner, tiny_model, tiny_stream, whole
 from torch.nn import functional as F
 
 from baselines import STRATEGIES
-from baselines.active import active_loss
+from baselines.active import ActiveLoss
 from learning.hooks import Strategy
 from learning.seeds import step_seed
 from neurons.errors import UsageError
@@ -52,7 +53,7 @@ def test_samples_of_different_heads_compete_in_their_own() -> None:
     model = tiny_model(stream)
     first, third = whole(stream.tasks[0]), whole(stream.tasks[2])
     x, y = torch.cat([first.x[:3], third.x[:2]]), torch.cat([first.y[:3], third.y[:2]])
-    loss = active_loss(model.readout, torch.from_numpy(stream.tasks[2].active))
+    loss = ActiveLoss(model.readout, torch.from_numpy(stream.tasks[2].active))
     seen = loss(
         model.stages[1](model.stages[0](x, model.context(Batch(x, y))), model.context(Batch(x, y))), Batch(x, y)
     )
@@ -92,6 +93,18 @@ def test_a_look_at_every_step_does_not_change_the_course() -> None:
             run(stream, learner, every=every)
             weights.append(torch.cat([parameter.detach().flatten() for parameter in learner.model.parameters()]))
         assert torch.equal(*weights), name
+
+
+def test_a_question_about_another_task_puts_the_gate_back() -> None:
+    stream = tiny_stream("task")
+    first, weights = stream.tasks[0], []
+    for asks in (False, True):
+        learner = tiny_learner(stream, STRATEGIES.build("xdg"))
+        for task in stream.tasks:
+            ask = partial(learner.predict, whole(first), first) if asks else int
+            learner.fit(task.split("train"), task, lambda step, ask=ask: ask())
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in learner.model.parameters()]))
+    assert torch.equal(*weights)
 
 
 def test_memory_is_told_apart() -> None:

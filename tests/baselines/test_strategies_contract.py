@@ -10,6 +10,7 @@ import torch
 from tiny_stream import tiny_learner, tiny_stream
 
 from baselines import STRATEGIES
+from learning import RULES
 from learning.hooks import Strategy
 from tasks.continual.protocol import Outcome, run
 
@@ -85,3 +86,21 @@ def test_the_first_task_is_learned_as_without_a_strategy(name: str) -> None:
         learner.fit(stream.tasks[0].split("train"), stream.tasks[0], lambda step: None)
     for one, other in zip(*(learner.model.parameters() for learner in learners), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("rule", RULES.names())
+@pytest.mark.parametrize("name", ["a-gem", "der++", "ewc", "lwf", "xdg"])  # of each way to change a step, one
+def test_goes_with_every_rule(name: str, rule: str) -> None:
+    stream = tiny_stream("class")
+    learner = tiny_learner(stream, STRATEGIES.build(name), steps=4)
+    learner.rule = RULES.build(rule)
+    if learner.rule.supports(learner.model) is not None:
+        pytest.skip("the rule cannot train an mlp")
+    found = run(stream, learner)
+    assert np.isfinite(found.R).all()
+    if name != "xdg":  # it draws nothing, the others do something under this rule
+        plain = tiny_learner(stream, STRATEGIES.build("naive"), steps=4)
+        plain.rule = RULES.build(rule)
+        run(stream, plain)
+        pairs = zip(learner.model.parameters(), plain.model.parameters(), strict=True)
+        assert any(not torch.equal(one, other) for one, other in pairs)

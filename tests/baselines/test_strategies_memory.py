@@ -12,6 +12,7 @@ from tiny_stream import tiny_learner, tiny_model, tiny_stream, whole
 from torch.nn import functional as F
 
 from baselines import flat
+from baselines.active import ActiveLoss
 from baselines.reservoir import Reservoir, joined, reservoir_places
 from baselines.strategies.agem import AGEM, projected
 from baselines.strategies.derpp import DERPP
@@ -27,21 +28,22 @@ def numbered(start: int, count: int) -> Batch:
     return Batch(numbers.float().reshape(-1, 1, 1), numbers)
 
 
-@pytest.mark.parametrize("size", [1, 4, 7, 30])
-def test_the_reservoir_is_uniform(size: int) -> None:
-    """Chi-square over 500 reservoirs of 6 among 30 items offered ``size`` at a time."""
+@pytest.mark.parametrize(("capacity", "items", "size"), [(6, 30, 4), (6, 30, 30), (2, 6, 1), (2, 6, 4)])
+def test_the_reservoir_is_uniform(capacity: int, items: int, size: int) -> None:
+    """Chi-square over 1,000 reservoirs of what was offered ``size`` items at a time."""
     torch.manual_seed(0)
-    counts = np.zeros(30)
-    for _ in range(500):
-        reservoir = Reservoir(6)
-        for start in range(0, 30, size):
-            reservoir.offer(numbered(start, min(size, 30 - start)))
+    counts = np.zeros(items)
+    for _ in range(1000):
+        reservoir = Reservoir(capacity)
+        for start in range(0, items, size):
+            reservoir.offer(numbered(start, min(size, items - start)))
         held = reservoir.columns["y"].numpy()
-        assert len(set(held)) == 6
+        assert len(set(held)) == capacity
         counts[held] += 1
-    # inclusion without replacement: variances are smaller by (1 - 6/30) n / (n - 1) than the multinomial's
-    statistic = ((counts - 100) ** 2 / 100).sum() / (1 - 6 / 30) * 29 / 30
-    assert 1e-3 < stats.chi2.sf(statistic, 29) < 1 - 1e-3
+    # inclusion is without replacement: variances are (1 - capacity / items) n / (n - 1) of the multinomial's
+    expected = 1000 * capacity / items
+    statistic = ((counts - expected) ** 2 / expected).sum() / (1 - capacity / items) * (items - 1) / items
+    assert 1e-3 < stats.chi2.sf(statistic, items - 1) < 1 - 1e-3
 
 
 def test_a_reservoir_larger_than_what_it_is_offered_holds_all_once() -> None:
@@ -141,7 +143,10 @@ def test_derpp_loss_is_its_equation(scenario: str) -> None:
     n, m = len(current), 5
     assert len(batch) == n + 2 * m
     x = model.stages[1](model.stages[0](batch.x, Context()), Context())
-    seen = derpp.loss(model.readout.loss)(x, batch)
+    called: list[int] = []
+    model.readout.register_forward_hook(lambda stage, arguments, out: called.append(len(out)))
+    seen = derpp.loss(ActiveLoss(model.readout, torch.ones(6, 6, dtype=torch.bool)))(x, batch)
+    assert called == [len(batch)]  # once, whole and in order: feedback alignment listens to the readout
     logits = model(batch)
     stored = derpp.wanted
     assert stored is not None

@@ -13,12 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines import flat
-from baselines.strategies.ewc import EWC, fisher
+from baselines.active import ActiveLoss
+from baselines.reservoir import rows
+from baselines.strategies.ewc import EWC, fisher, fisher_by_sample
 from baselines.strategies.lwf import LwF, distillation
 from baselines.strategies.si import SI
 from learning.rules.backprop import Backprop
+from neurons import MODELS
 from neurons.errors import UsageError
-from neurons.specs import Batch, Context
+from neurons.specs import Batch, Context, InputSpec, OutputSpec
 
 
 def brute_force(model: Any, batch: Batch, outputs: list[int], labels: str) -> Tensor:
@@ -45,6 +48,33 @@ def test_fisher_against_a_loop(labels: Any, outputs: list[int], monkeypatch: pyt
     assert model.training
     torch.testing.assert_close(found, brute_force(model.eval(), batch, outputs, labels), rtol=1e-4, atol=1e-7)
     assert float(found.max()) > 1e-3
+
+
+def test_fisher_of_a_model_that_torch_func_cannot_take() -> None:
+    """Spiking surrogates have no vectorised form: the same numbers one by one."""
+    stream = tiny_stream("class")
+    options = {"input": stream.input, "output": stream.output}
+    torch.manual_seed(0)
+    spiking = MODELS.build("spiking_neuronsv2", **options)
+    batch = rows(whole(stream.tasks[0]), slice(0, 2))
+    found = fisher(spiking, batch, torch.tensor([0, 1]), labels="data")
+    assert found.isfinite().all()
+    assert float(found.max()) > 0
+    assert spiking.training
+    mlp, every = tiny_model(stream).eval(), torch.arange(6)
+    for labels in ("model", "data"):
+        one_by_one = fisher_by_sample(mlp, batch, every, labels=labels)
+        torch.testing.assert_close(one_by_one, fisher(mlp, batch, every, labels=labels), rtol=1e-4, atol=1e-7)
+
+
+def test_fisher_of_tokens_and_attention() -> None:
+    """A transformer over padded rows: padding and fused attention do not change a sample's own gradient."""
+    model = MODELS.build("transformer", input=InputSpec("tokens", 6, 9), output=OutputSpec("label", 3)).eval()
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6, [1, 1, 0, 0, 0, 0]], dtype=torch.bool)
+    x = torch.randint(1, 9, (3, 6), generator=torch.Generator().manual_seed(0)).masked_fill(~mask, 0)
+    batch, every = Batch(x, torch.tensor([0, 2, 1]), mask), torch.arange(3)
+    found = fisher(model, batch, every, labels="model")
+    torch.testing.assert_close(found, fisher_by_sample(model, batch, every, labels="model"), rtol=1e-3, atol=1e-7)
 
 
 def test_fisher_is_not_the_square_of_the_mean_gradient() -> None:
@@ -192,8 +222,8 @@ def test_lwf_keeps_the_answers_of_the_model_it_was(scenario: str, heads: list[li
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    batch = whole(stream.tasks[2])
-    loss = lwf.loss(model.readout.loss)
+    batch = lwf.batch(whole(stream.tasks[2]))
+    loss = lwf.loss(ActiveLoss(model.readout, torch.ones(stream.output.size, stream.output.size, dtype=torch.bool)))
     x = model.stages[1](model.stages[0](batch.x, Context()), Context())
     seen = loss(x, batch)
     plain = model.readout.loss(x, batch)
@@ -201,6 +231,17 @@ def test_lwf_keeps_the_answers_of_the_model_it_was(scenario: str, heads: list[li
     torch.testing.assert_close(seen.objective, plain.objective + 0.7 * kept)
     assert float(kept.detach()) > 0.1
     assert (float(seen.reported), seen.count) == (float(plain.reported), plain.count)
+
+
+def test_what_needs_logits_is_for_streams() -> None:
+    from baselines.strategies.derpp import DERPP
+
+    stream = tiny_stream("class")
+    lwf = LwF()
+    lwf.teacher = tiny_model(stream).state_dict()
+    for strategy in (lwf, DERPP()):
+        with pytest.raises(UsageError, match="is for a stream of tasks"):
+            strategy.loss(tiny_model(stream).readout.loss)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class _Turned:
 def turning(side: int, degrees: float) -> csr_matrix:
     """A bilinear rotation is linear, and sparse: (side^2, side^2), the pictures of single pixels, turned."""
     single = np.eye(side * side, dtype=np.float32).reshape(-1, side, side)
-    turned = rotate(single, degrees, axes=(2, 1), reshape=False, order=1)
+    turned = rotate(single, degrees, axes=(1, 2), reshape=False, order=1)
     return csr_matrix(turned.reshape(side * side, -1).T)
 
 
