@@ -39,8 +39,8 @@ class Transformer(Model):
 
     Causal for next-token outputs, bidirectional with mean pooling for labels. ``ratio`` is the MLP's expansion,
     ``dropout`` acts on both residual branches and before the label readout, ``embedding_dropout`` on the embeddings,
-    ``attention_dropout`` on the attention weights (torch's CPU kernel is fused only at 0). Blocks and readout
-    are initialised as GPT-2: N(0, 0.02^2), residual projections divided by sqrt(2 layers).
+    ``token_dropout`` is the share of tokens lost while training, ``attention_dropout`` acts on the attention weights
+    (torch's CPU kernel is fused only at 0). Blocks and readout are initialised as GPT-2: N(0, 0.02^2), residual projections divided by sqrt(2 layers).
     Source: Vaswani et al. 2017; Radford et al. 2019.
     """
 
@@ -57,10 +57,12 @@ class Transformer(Model):
         dropout: float = 0.1,
         embedding_dropout: float = 0.1,
         attention_dropout: float = 0.0,
+        token_dropout: float = 0.0,
     ) -> None:
         super().__init__(input, output)
         self.width, self.layers, self.heads, self.ratio, self.positions = width, layers, heads, ratio, positions
         self.dropout, self.embedding_dropout, self.attention_dropout = dropout, embedding_dropout, attention_dropout
+        self.token_dropout = token_dropout
         blocks = [
             Block(
                 SoftmaxAttention(
@@ -77,7 +79,9 @@ class Transformer(Model):
             for _ in range(layers)
         ]
         learned = positions == "learned"
-        embedding = InputEmbedding(input, width=width, positions=learned, dropout=embedding_dropout)
+        embedding = InputEmbedding(
+            input, width=width, positions=learned, dropout=embedding_dropout, token_dropout=token_dropout
+        )
         self.stages = nn.ModuleList([embedding, *blocks, build_readout(output, width=width, dropout=dropout)])
         for module in self.stages[1:].modules():  # the embedding keeps its own scale
             if isinstance(module, nn.Linear):

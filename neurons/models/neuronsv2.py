@@ -75,7 +75,8 @@ class NeuronsV2(Model):
     their decay in seconds; fast_lag: 1 binds each token to the one before it, 0 what is active together; fast_keys:
     size of learned keys, None takes the somas; consolidate: adds the medium and slow timescales, which ``end_episode``
     writes.
-    dropout acts on each circuit's output and before the label readout, embedding_dropout on the embedding.
+    dropout acts on each circuit's output and before the label readout, embedding_dropout on the embedding;
+    token_dropout is the share of tokens lost while training.
 
     Presets: ``tiny``; ``text`` (8 M parameters at a vocabulary of 16,384); ``language`` (10 M at 8,192); ``long`` for
     thousands of tokens.
@@ -129,6 +130,7 @@ class NeuronsV2(Model):
         consolidate: bool = False,
         dropout: float = 0.1,
         embedding_dropout: float = 0.1,
+        token_dropout: float = 0.0,
     ) -> None:
         super().__init__(input, output)
         self.width, self.layers, self.somas, self.delay, self.branches = width, layers, somas, delay, branches
@@ -136,7 +138,7 @@ class NeuronsV2(Model):
         self.content_heads, self.split, self.leak, self.leak_longest = content_heads, split, leak, leak_longest
         self.dt, self.phase_code, self.fast_rule, self.tau_fast = dt, phase_code, fast_rule, tau_fast
         self.fast_lag, self.fast_keys, self.consolidate = fast_lag, fast_keys, consolidate
-        self.dropout, self.embedding_dropout = dropout, embedding_dropout
+        self.dropout, self.embedding_dropout, self.token_dropout = dropout, embedding_dropout, token_dropout
         if layers < 1:
             raise UsageError(f"neuronsv2 needs at least one layer, not {layers}")
         if fast_rule == "off":
@@ -144,7 +146,9 @@ class NeuronsV2(Model):
             for option in ("tau_fast", "fast_lag", "fast_keys", "consolidate"):
                 if getattr(self, option) != defaults[option]:
                     raise UsageError(f"{option} is about fast weights, and fast_rule is 'off'. Try: fast_rule='delta'")
-        embedding = TemporalEmbedding(input, width=width, dropout=embedding_dropout, dt=dt, code=phase_code)
+        embedding = TemporalEmbedding(
+            input, width=width, dropout=embedding_dropout, token_dropout=token_dropout, dt=dt, code=phase_code
+        )
         circuits = [self._circuit(index) for index in range(layers)]
         self.stages = nn.ModuleList([embedding, *circuits, build_readout(output, width=width, dropout=dropout)])
 

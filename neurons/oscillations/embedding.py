@@ -12,6 +12,7 @@ from neurons.errors import UsageError
 from neurons.oscillations.phase_codes import PhaseCode
 from neurons.oscillations.rhythm import equal_ratios, rhythm
 from neurons.specs import Context, InputSpec, zero_masked
+from neurons.token_dropout import TokenDropout
 
 
 class TemporalEmbedding(nn.Module):
@@ -32,7 +33,8 @@ class TemporalEmbedding(nn.Module):
     ``context.next_state[label]``.
 
     position: root mean square of the phases' summand at the start.
-    dt: seconds per token.     dropout: on the sum.
+    dt: seconds per token.     dropout: on the sum.     token_dropout: share of tokens lost while training, whose
+    phases stay.
     code: name of a phase code. Features in [0, 1] then enter as one spike train per feature, and the linear map has a
     weight per feature and spike slot. Tokens have no phase code (UsageError).
 
@@ -45,6 +47,7 @@ class TemporalEmbedding(nn.Module):
         *,
         width: int,
         dropout: float = 0.0,
+        token_dropout: float = 0.0,
         position: float = 0.2,
         low: float = 0.5,
         high: float = 150.0,
@@ -72,13 +75,13 @@ class TemporalEmbedding(nn.Module):
             nn.init.normal_(self.embed.weight, std=(inputs * width) ** -0.5)
             nn.init.zeros_(self.embed.bias)
         self.position_gain = nn.Parameter(torch.full((width,), position))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.token_dropout = nn.Dropout(dropout), TokenDropout(token_dropout)
         self.frequencies = equal_ratios((width + 1) // 2, high, low)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if self.code is not None:
             x = self.code.encode(x).movedim(0, -1).flatten(2)
-        hidden = self.embed(x) * self.width**0.5
+        hidden = self.token_dropout(self.embed(x) * self.width**0.5)
         before = context.state.get(self.label)
         taken = torch.tensor(x.shape[1])
         context.next_state[self.label] = taken if before is None else before + taken
