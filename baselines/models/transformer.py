@@ -40,7 +40,8 @@ class Transformer(Model):
     Causal for next-token outputs, bidirectional with mean pooling for labels. ``ratio`` is the MLP's expansion,
     ``dropout`` acts on both residual branches and before the label readout, ``embedding_dropout`` on the embeddings,
     ``token_dropout`` is the share of tokens lost while training, ``attention_dropout`` acts on the attention weights
-    (torch's CPU kernel is fused only at 0). Blocks and readout are initialised as GPT-2: N(0, 0.02^2), residual projections divided by sqrt(2 layers).
+    (torch's CPU kernel is fused only at 0). Blocks and readout are initialised as GPT-2: N(0, 0.02^2), residual
+    projections divided by sqrt(2 layers).
     Source: Vaswani et al. 2017; Radford et al. 2019.
     """
 
