@@ -70,8 +70,10 @@ class ConsolidatedMemory(nn.Module):
         # An episode: mean_b(g_b F_b), mean_b(g_b) and its seconds, 0 where nothing was observed.
         for name in ("medium", "slow", "episode_fast"):
             self.register_buffer(name, torch.zeros(heads, keys, values, dtype=torch.float64))
-        for name in ("clock", "written", "episode_share", "episode_seconds"):  # clock: now, written: when M and S were
+        for name in ("clock", "written"):  # seconds: now, and when M and S were last written
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+        for name in ("episode_share", "episode_seconds"):  # (1,): a compiled graph loses what a float64 () is given
+            self.register_buffer(name, torch.zeros(1, dtype=torch.float64))
 
     def weights(self) -> Tensor:
         """a_m M + a_s S as of now, (heads, keys, values) float64."""
@@ -95,7 +97,7 @@ class ConsolidatedMemory(nn.Module):
         """Time passes, then the last batch observed is written; nothing without one."""
         if not self.episode_seconds:
             return
-        self.wait(self.episode_seconds)
+        self.wait(self.episode_seconds[0])
         medium, slow = self._now()
         medium = medium + self.medium_rate * (self.episode_fast - self.episode_share * medium)
         self.medium.copy_(medium)
