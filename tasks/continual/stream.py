@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -133,13 +133,17 @@ class StreamData:
 
 
 class Stream:
-    """Base of every stream: options are the protocol, ``parts`` cuts tasks from the data of task ``base``."""
+    """Base of every stream: options are the protocol, ``parts`` cuts tasks from the data of task ``base``.
+
+    ``standardise`` takes the one mean of all levels of the base's train split from every input, and divides by their
+    one deviation: constants of the data set, the same for all tasks. What an MLP learns and forgets hangs on it.
+    """
 
     name: ClassVar[str]
     base: ClassVar[str]
 
-    def __init__(self, *, tasks: int, scenario: Scenario) -> None:
-        self.tasks, self.scenario = tasks, scenario
+    def __init__(self, *, tasks: int, scenario: Scenario, standardise: bool) -> None:
+        self.tasks, self.scenario, self.standardise = tasks, scenario, standardise
         if scenario not in ACTIVE:
             raise UsageError(f"unknown scenario '{scenario}'.{nearest(scenario, ACTIVE)} Known: {', '.join(ACTIVE)}")
         if tasks < 2:
@@ -155,11 +159,39 @@ class Stream:
     def load(self, data_dir: str | None = None) -> StreamData:
         """The stream's tasks; DataError as the base task's, UsageError if a task cannot be learned from."""
         data = TASKS.build(self.base).load(data_dir)
-        return assembled(
-            self.parts(data),
-            scenario=self.scenario,
-            protocol=f"{self.name}: {self.describe()}; {self.scenario}-incremental; data: {data.protocol}",
-        )
+        parts, levels = self.parts(data), ""
+        if self.standardise:
+            standard = _Standard.of(np.asarray(data.train.inputs))
+            parts = [replace(part, change=_Then(part.change, standard)) for part in parts]
+            levels = f"; levels less {standard.mean:.4f}, over {standard.deviation:.4f}"
+        told = f"{self.describe()}{levels}; {self.scenario}-incremental; data: {data.protocol}"
+        return assembled(parts, scenario=self.scenario, protocol=f"{self.name}: {told}")
+
+
+@dataclass(frozen=True)
+class _Standard:
+    """Inputs less ``mean``, over ``deviation``."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, inputs: np.ndarray) -> _Standard:
+        return cls(float(inputs.mean(dtype=np.float64)), float(inputs.std(dtype=np.float64)))
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        return (inputs - np.float32(self.mean)) / np.float32(self.deviation)
+
+
+@dataclass(frozen=True)
+class _Then:
+    """One change after another; the first may be None."""
+
+    first: Change | None
+    second: Change
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        return self.second(inputs if self.first is None else self.first(inputs))
 
 
 def assembled(parts: Sequence[Part], *, scenario: Scenario, protocol: str) -> StreamData:

@@ -77,7 +77,14 @@ def test_outputs_that_compete(scenario: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if "digits" in name])
 def test_the_hash_is_the_same_again_and_another_for_every_option(name: str) -> None:
     options = STREAMS.entry(name).defaults()
-    changed: dict[str, Any] = {"tasks": 4, "scenario": "task", "seed": 1, "degrees": 90.0, "groups": "0,1/2,3"}
+    changed: dict[str, Any] = {
+        "tasks": 4,
+        "scenario": "task",
+        "seed": 1,
+        "degrees": 90.0,
+        "groups": "0,1/2,3",
+        "standardise": False,
+    }
     first = STREAMS.build(name).load().split_hash
     assert first == STREAMS.build(name).load().split_hash
     hashes = [STREAMS.build(name, **{option: changed[option]}).load().split_hash for option in options]
@@ -95,7 +102,7 @@ def test_the_hash_sees_the_data() -> None:
 
 
 def test_permuted_tasks_shuffle_places_and_keep_labels() -> None:
-    stream = STREAMS.build("permuted-digits").load()
+    stream = STREAMS.build("permuted-digits", standardise=False).load()
     original = np.asarray(DIGITS.train.inputs).reshape(len(DIGITS.train), -1)
     np.testing.assert_array_equal(stream.tasks[0].split("train").inputs, DIGITS.train.inputs)
     orders = []
@@ -116,7 +123,7 @@ def test_permuted_tasks_shuffle_places_and_keep_labels() -> None:
 
 @pytest.mark.parametrize("name", ["rotated-digits", "rotated-cifar10"])
 def test_rotated_tasks_turn_every_picture_as_scipy_does(name: str, load: Any) -> None:
-    stream = load(name, tasks=4, degrees=120.0)
+    stream = load(name, tasks=4, degrees=120.0, standardise=False)
     rows = np.asarray(base(stream).test.inputs)[:5]
     side = rows.shape[1]
     for number, task in enumerate(stream.tasks):
@@ -128,13 +135,26 @@ def test_rotated_tasks_turn_every_picture_as_scipy_does(name: str, load: Any) ->
 
 
 def test_a_quarter_turn_is_counter_clockwise() -> None:
-    stream = STREAMS.build("rotated-digits", tasks=2, degrees=180.0).load()
+    stream = STREAMS.build("rotated-digits", tasks=2, degrees=180.0, standardise=False).load()
     turned = np.asarray(stream.tasks[1].split("test").inputs)
     np.testing.assert_allclose(turned, np.rot90(np.asarray(DIGITS.test.inputs), axes=(1, 2)), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["permuted-digits", "rotated-digits", "split-digits"])
+def test_levels_are_standardised_by_constants_of_the_data_set(name: str) -> None:
+    """One mean and one deviation, of the whole train split, for every task and split; applied after the change."""
+    plain, standard = (STREAMS.build(name, standardise=on).load() for on in (False, True))
+    levels = np.asarray(DIGITS.train.inputs, dtype=np.float64)
+    for one, other in zip(plain.tasks, standard.tasks, strict=True):
+        for split in ("train", "test"):
+            wanted = (np.asarray(one.split(split).inputs) - levels.mean()) / levels.std()
+            np.testing.assert_allclose(other.split(split).inputs, wanted, atol=1e-5)
+    assert f"levels less {levels.mean():.4f}, over {levels.std():.4f}" in standard.protocol
+    assert "levels less" not in plain.protocol
+
+
 def test_split_tasks_hold_their_classes_and_every_row_once() -> None:
-    stream = STREAMS.build("split-digits", groups="7,3/0,1,2/9,8").load()
+    stream = STREAMS.build("split-digits", groups="7,3/0,1,2/9,8", standardise=False).load()
     assert [task.title for task in stream.tasks] == ["classes 7, 3", "classes 0, 1, 2", "classes 9, 8"]
     for task, classes in zip(stream.tasks, [(7, 3), (0, 1, 2), (9, 8)], strict=True):
         split = task.split("train")

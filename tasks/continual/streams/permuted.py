@@ -16,8 +16,8 @@ from tasks.task import TaskData
 class Permuted(Stream):
     """``tasks`` fixed permutations of all T F places of an input, drawn by ``seed``; the first task is as it was."""
 
-    def __init__(self, *, tasks: int, scenario: Scenario, seed: int) -> None:
-        super().__init__(tasks=tasks, scenario=scenario)
+    def __init__(self, *, tasks: int, scenario: Scenario, seed: int, standardise: bool) -> None:
+        super().__init__(tasks=tasks, scenario=scenario, standardise=standardise)
         self.seed = seed
         if seed < 0:
             raise UsageError(f"a seed is at least 0, not {seed}")
@@ -52,9 +52,14 @@ class PermutedDigits(Permuted):
     base: ClassVar[str] = "digits"
 
     def __init__(
-        self, *, tasks: int = 10, scenario: Literal["task", "domain", "class"] = "domain", seed: int = 0
+        self,
+        *,
+        tasks: int = 10,
+        scenario: Literal["task", "domain", "class"] = "domain",
+        seed: int = 0,
+        standardise: bool = True,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, seed=seed)
+        super().__init__(tasks=tasks, scenario=scenario, seed=seed, standardise=standardise)
 
 
 @STREAMS.register("permuted-mnist")
@@ -64,9 +69,14 @@ class PermutedMNIST(Permuted):
     base: ClassVar[str] = "mnist"
 
     def __init__(
-        self, *, tasks: int = 10, scenario: Literal["task", "domain", "class"] = "domain", seed: int = 0
+        self,
+        *,
+        tasks: int = 10,
+        scenario: Literal["task", "domain", "class"] = "domain",
+        seed: int = 0,
+        standardise: bool = False,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, seed=seed)
+        super().__init__(tasks=tasks, scenario=scenario, seed=seed, standardise=standardise)
 
 
 @STREAMS.register("permuted-fashion-mnist")
@@ -76,9 +86,14 @@ class PermutedFashionMNIST(Permuted):
     base: ClassVar[str] = "fashion-mnist"
 
     def __init__(
-        self, *, tasks: int = 10, scenario: Literal["task", "domain", "class"] = "domain", seed: int = 0
+        self,
+        *,
+        tasks: int = 10,
+        scenario: Literal["task", "domain", "class"] = "domain",
+        seed: int = 0,
+        standardise: bool = False,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, seed=seed)
+        super().__init__(tasks=tasks, scenario=scenario, seed=seed, standardise=standardise)
 
 
 @STREAMS.register("permuted-cifar10")
@@ -88,6 +103,11 @@ class PermutedCIFAR10(Permuted):
     base: ClassVar[str] = "cifar10"
 
     def __init__(
-        self, *, tasks: int = 10, scenario: Literal["task", "domain", "class"] = "domain", seed: int = 0
+        self,
+        *,
+        tasks: int = 10,
+        scenario: Literal["task", "domain", "class"] = "domain",
+        seed: int = 0,
+        standardise: bool = True,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, seed=seed)
+        super().__init__(tasks=tasks, scenario=scenario, seed=seed, standardise=standardise)

@@ -19,8 +19,8 @@ from tasks.task import TaskData
 class Rotated(Stream):
     """Task t turns square pictures by t ``degrees`` / ``tasks``, counter-clockwise about their centre, bilinear."""
 
-    def __init__(self, *, tasks: int, scenario: Scenario, degrees: float) -> None:
-        super().__init__(tasks=tasks, scenario=scenario)
+    def __init__(self, *, tasks: int, scenario: Scenario, degrees: float, standardise: bool) -> None:
+        super().__init__(tasks=tasks, scenario=scenario, standardise=standardise)
         self.degrees = degrees
         if not 0 < degrees <= 360:
             raise UsageError(f"degrees is the range of the rotations, above 0 and up to 360, not {degrees:g}")
@@ -63,9 +63,14 @@ class RotatedDigits(Rotated):
     base: ClassVar[str] = "digits"
 
     def __init__(
-        self, *, tasks: int = 10, scenario: Literal["task", "domain", "class"] = "domain", degrees: float = 180.0
+        self,
+        *,
+        tasks: int = 10,
+        scenario: Literal["task", "domain", "class"] = "domain",
+        degrees: float = 180.0,
+        standardise: bool = True,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, degrees=degrees)
+        super().__init__(tasks=tasks, scenario=scenario, degrees=degrees, standardise=standardise)
 
 
 @STREAMS.register("rotated-mnist")
@@ -75,9 +80,14 @@ class RotatedMNIST(Rotated):
     base: ClassVar[str] = "mnist"
 
     def __init__(
-        self, *, tasks: int = 10, scenario: Literal["task", "domain", "class"] = "domain", degrees: float = 180.0
+        self,
+        *,
+        tasks: int = 10,
+        scenario: Literal["task", "domain", "class"] = "domain",
+        degrees: float = 180.0,
+        standardise: bool = False,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, degrees=degrees)
+        super().__init__(tasks=tasks, scenario=scenario, degrees=degrees, standardise=standardise)
 
 
 @STREAMS.register("rotated-fashion-mnist")
@@ -87,9 +97,14 @@ class RotatedFashionMNIST(Rotated):
     base: ClassVar[str] = "fashion-mnist"
 
     def __init__(
-        self, *, tasks: int = 10, scenario: Literal["task", "domain", "class"] = "domain", degrees: float = 180.0
+        self,
+        *,
+        tasks: int = 10,
+        scenario: Literal["task", "domain", "class"] = "domain",
+        degrees: float = 180.0,
+        standardise: bool = False,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, degrees=degrees)
+        super().__init__(tasks=tasks, scenario=scenario, degrees=degrees, standardise=standardise)
 
 
 @STREAMS.register("rotated-cifar10")
@@ -99,6 +114,11 @@ class RotatedCIFAR10(Rotated):
     base: ClassVar[str] = "cifar10"
 
     def __init__(
-        self, *, tasks: int = 10, scenario: Literal["task", "domain", "class"] = "domain", degrees: float = 180.0
+        self,
+        *,
+        tasks: int = 10,
+        scenario: Literal["task", "domain", "class"] = "domain",
+        degrees: float = 180.0,
+        standardise: bool = True,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, degrees=degrees)
+        super().__init__(tasks=tasks, scenario=scenario, degrees=degrees, standardise=standardise)

@@ -19,8 +19,12 @@ class ClassSplit(Stream):
     ``groups`` names the classes of each task instead, such as "0,1/2,3,4": then ``tasks`` is their number.
     """
 
-    def __init__(self, *, tasks: int, scenario: Scenario, groups: str | None) -> None:
-        super().__init__(tasks=tasks if groups is None else max(len(groups.split("/")), 1), scenario=scenario)
+    def __init__(self, *, tasks: int, scenario: Scenario, groups: str | None, standardise: bool) -> None:
+        super().__init__(
+            tasks=tasks if groups is None else max(len(groups.split("/")), 1),
+            scenario=scenario,
+            standardise=standardise,
+        )
         self.tasks, self.groups = tasks, groups
 
     def parts(self, data: TaskData) -> list[Part]:
@@ -59,9 +63,14 @@ class SplitDigits(ClassSplit):
     base: ClassVar[str] = "digits"
 
     def __init__(
-        self, *, tasks: int = 5, scenario: Literal["task", "domain", "class"] = "class", groups: str | None = None
+        self,
+        *,
+        tasks: int = 5,
+        scenario: Literal["task", "domain", "class"] = "class",
+        groups: str | None = None,
+        standardise: bool = True,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, groups=groups)
+        super().__init__(tasks=tasks, scenario=scenario, groups=groups, standardise=standardise)
 
 
 @STREAMS.register("split-mnist")
@@ -71,9 +80,14 @@ class SplitMNIST(ClassSplit):
     base: ClassVar[str] = "mnist"
 
     def __init__(
-        self, *, tasks: int = 5, scenario: Literal["task", "domain", "class"] = "class", groups: str | None = None
+        self,
+        *,
+        tasks: int = 5,
+        scenario: Literal["task", "domain", "class"] = "class",
+        groups: str | None = None,
+        standardise: bool = False,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, groups=groups)
+        super().__init__(tasks=tasks, scenario=scenario, groups=groups, standardise=standardise)
 
 
 @STREAMS.register("split-fashion-mnist")
@@ -83,9 +97,14 @@ class SplitFashionMNIST(ClassSplit):
     base: ClassVar[str] = "fashion-mnist"
 
     def __init__(
-        self, *, tasks: int = 5, scenario: Literal["task", "domain", "class"] = "class", groups: str | None = None
+        self,
+        *,
+        tasks: int = 5,
+        scenario: Literal["task", "domain", "class"] = "class",
+        groups: str | None = None,
+        standardise: bool = False,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, groups=groups)
+        super().__init__(tasks=tasks, scenario=scenario, groups=groups, standardise=standardise)
 
 
 @STREAMS.register("split-cifar10")
@@ -95,6 +114,11 @@ class SplitCIFAR10(ClassSplit):
     base: ClassVar[str] = "cifar10"
 
     def __init__(
-        self, *, tasks: int = 5, scenario: Literal["task", "domain", "class"] = "class", groups: str | None = None
+        self,
+        *,
+        tasks: int = 5,
+        scenario: Literal["task", "domain", "class"] = "class",
+        groups: str | None = None,
+        standardise: bool = True,
     ) -> None:
-        super().__init__(tasks=tasks, scenario=scenario, groups=groups)
+        super().__init__(tasks=tasks, scenario=scenario, groups=groups, standardise=standardise)
