@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neurons.dendrites.layer import DendriticLayer
 from neurons.model import Model
+from neurons.oscillations.gamma import GammaAttention
 from neurons.readouts import LabelReadout
 from neurons.specs import Batch, Context, InputSpec, OutputSpec, zero_masked
 
@@ -64,6 +66,31 @@ class Residual(nn.Module):
         return x + torch.tanh(self.linear(x))
 
 
+class Dendrites(nn.Module):
+    """Tokens through dendritic neurons, with a skip."""
+
+    def __init__(self, width: int, kind: str) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.cells = DendriticLayer(basal=width, somas=6, branches=2, activation=kind, soma_activation="tanh")
+        self.back = nn.Linear(6, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.back(self.cells(self.norm(x)))
+
+
+class Gamma(nn.Module):
+    """Tokens that hear each other by gamma coherence, with a skip."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.mix = nn.LayerNorm(width), nn.Linear(width, width)
+        self.attention = GammaAttention(width=width, causal=False, heads=2, content_heads=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tanh(self.mix(self.attention(self.norm(x), Context())))
+
+
 class Case(NamedTuple):
     stages: nn.Sequential
     batch: tuple[Tensor, Tensor]
@@ -75,19 +102,21 @@ def squared(prediction: Tensor, y: Tensor) -> Tensor:
 
 
 def case(name: str) -> Case:
-    """A float64 network with its batch and loss."""
+    """A float64 network with its batch and loss. Those called ``smooth-`` have no kinks."""
     torch.manual_seed(3)
     classes = torch.randint(0, 4, (6,))
-    if name == "conv":
+    if name in ("conv", "smooth-conv"):
+        pool = nn.MaxPool2d(2) if name == "conv" else nn.AvgPool2d(2)
         stages = nn.Sequential(
             nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.GELU()),
-            nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.GELU(), nn.MaxPool2d(2)),
+            nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.GELU(), pool),
             nn.Sequential(nn.Conv2d(4, 3, 3), nn.Tanh()),
             nn.Sequential(nn.Flatten(), nn.Linear(12, 4)),
         )
         return Case(stages.double(), (torch.randn(6, 2, 8, 8).double(), classes), F.cross_entropy)
-    if name == "attention":
+    if name in ("attention", "smooth-attention"):
         block = {"d_model": 8, "nhead": 2, "dim_feedforward": 12, "dropout": 0.0, "batch_first": True}
+        block["activation"] = F.relu if name == "attention" else F.gelu
         stages = nn.Sequential(
             nn.Linear(3, 8),
             nn.TransformerEncoderLayer(**block, norm_first=True),
@@ -98,6 +127,15 @@ def case(name: str) -> Case:
     if name == "residual":
         stages = nn.Sequential(nn.Linear(5, 7), *[Residual(7) for _ in range(4)], nn.Linear(7, 4))
         return Case(stages.double(), (torch.randn(6, 5).double(), classes), F.cross_entropy)
+    if name in ("dendritic", "smooth-dendritic", "gamma"):
+        if name == "gamma":
+            blocks: list[nn.Module] = [Gamma(8), Gamma(8)]
+        else:
+            kind = "tanh" if name == "smooth-dendritic" else "leaky_relu"
+            blocks = [Dendrites(8, kind), Dendrites(8, kind)]
+        readout = nn.Sequential(nn.Flatten(), nn.Linear(40, 4))
+        stages = nn.Sequential(nn.Linear(3, 8), *blocks, readout)
+        return Case(stages.double(), (torch.randn(6, 5, 3).double(), classes), F.cross_entropy)
     sizes = (5, 7, 6, 8)
     hidden = [nn.Sequential(nn.Linear(a, b), nn.Tanh()) for a, b in pairwise(sizes)]
     stages = nn.Sequential(*hidden, nn.Linear(8, 4)).double()
@@ -107,7 +145,7 @@ def case(name: str) -> Case:
     return Case(stages, (x, classes), F.cross_entropy)
 
 
-CASES = ["mlp-squared", "mlp-entropy", "conv", "attention", "residual"]
+CASES = ["mlp-squared", "mlp-entropy", "conv", "attention", "residual", "dendritic", "gamma"]
 
 
 def grads(model: nn.Module) -> list[Tensor]:

@@ -12,8 +12,8 @@ from torch.func import functional_call, jacrev, vmap
 from torch.nn import functional as F
 
 from learning.chain import Chain
-from learning.rules.predictive_coding import PredictiveCoding
 from learning.rules.pc.settling import Settling
+from learning.rules.predictive_coding import PredictiveCoding
 from neurons.errors import RunError, UsageError
 
 
@@ -238,7 +238,7 @@ def test_bad_rate_is_a_usage_error(rate):
 
 
 def test_unknown_variant_is_a_usage_error():
-    with pytest.raises(UsageError, match="spc, ipc, .* not 'sp'. Did you mean 'spc'"):
+    with pytest.raises(UsageError, match=r"spc, ipc, .* not 'sp'\. Did you mean 'spc'"):
         PredictiveCoding(variant="sp")
 
 

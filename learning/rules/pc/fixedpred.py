@@ -102,11 +102,12 @@ def _weights(chain: Chain, outputs: list[Tensor], errors: list[Tensor]) -> list[
 
 def run(rule: PredictiveCoding, chain: Chain, update: Update | None) -> Outcome:
     """Rate 1 is one reverse sweep that ends after ``steps`` stages; other rates relax, and warn where they have not."""
-    if rule.inference_rate == 1 and rule.trace is None:
+    if rule.inference_rate == 1:
         found = sweep(chain, reach=rule.steps)
-        unreached = max(len(chain) - 1 - rule.steps, 0)
-        left = float(unreached > 0)
-        found = found._replace(scalars={"stationarity": left})
+        left = float(len(chain) - 1 > rule.steps)  # the error has not reached every stage
+        start = float(found.loss.objective) / max(found.loss.count, 1)
+        check_start(start)
+        found = found._replace(scalars={"energy_start": start, "stationarity": left})
     else:
         found, _ = relax(
             chain, rate=rule.inference_rate, steps=rule.steps, tolerance=rule.tolerance, wavefront=rule.wavefront

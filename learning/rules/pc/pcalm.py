@@ -67,7 +67,7 @@ def run(rule: PredictiveCoding, chain: Chain, update: Update | None) -> Outcome:
     penalty = PENALTY if rule.penalty is None else rule.penalty
 
     def settling(rate: float) -> Augmented:
-        ascent = rate * penalty if rule.multiplier_rate is None else rule.multiplier_rate
+        ascent = penalty if rule.multiplier_rate is None else rule.multiplier_rate
         return Augmented(chain, penalty=penalty, multiplier_rate=ascent, wavefront=rule.wavefront, **shared(rule, rate))
 
     return descend(rule, chain, settling)
