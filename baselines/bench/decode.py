@@ -15,6 +15,7 @@ from baselines.bench.setting import Setting
 from baselines.models.attention import SoftmaxAttention
 from neurons.errors import UsageError
 from neurons.model import Attention
+from neurons.ops.coherence import Trace
 from neurons.specs import Context
 
 TOKENS = 16  # decoded in one call
@@ -106,7 +107,7 @@ class KeyValueCache:
 
 
 def tensors(state: Any) -> Iterator[Tensor]:
-    """Every tensor in a state of dictionaries, sequences and dataclasses."""
+    """Every tensor in a state of dictionaries, sequences, dataclasses and traces."""
     if isinstance(state, Tensor):
         yield state
     elif isinstance(state, dict):
@@ -115,6 +116,8 @@ def tensors(state: Any) -> Iterator[Tensor]:
     elif isinstance(state, tuple | list):
         for value in state:
             yield from tensors(value)
+    elif isinstance(state, Trace):
+        yield state.field
     elif is_dataclass(state):
         for one in fields(state):
             yield from tensors(getattr(state, one.name))

@@ -14,6 +14,7 @@ from baselines.models.attention import SoftmaxAttention
 from neurons import ATTENTIONS
 from neurons.errors import UsageError
 from neurons.model import Attention
+from neurons.oscillations.gamma import GammaAttention
 from neurons.specs import Context
 
 CPU = torch.device("cpu")
@@ -106,12 +107,20 @@ def test_a_state_decodes_what_the_whole_sequence_gives() -> None:
         torch.testing.assert_close(decoded, mixer(x, Context())[:, 9:], rtol=0, atol=2e-6)
 
 
+def build_order() -> int:
+    mixer = contenders.build_mixer("gamma", Setting(width=8, heads=2), True)
+    assert isinstance(mixer, GammaAttention)
+    return mixer.series.order
+
+
 def test_decoders_tell_what_they_remember() -> None:
-    setting = Setting(mixers=("linear", "softmax"), batch=3, width=8, heads=2)
+    setting = Setting(mixers=("linear", "softmax", "gamma"), batch=3, width=8, heads=2)
     short, long = decoders(setting, 4), decoders(setting, 40)
     assert short["softmax"].state_bytes == 2 * 4 * 3 * 4 * 8  # keys and values, float32, batch, tokens, width
     assert long["softmax"].state_bytes == 10 * short["softmax"].state_bytes
     assert short["linear"].state_bytes == long["linear"].state_bytes == 4 * 3 * 2 * (4 * 4 + 4)
+    features = 2 * build_order() + 1  # a mean field in float64 per head and sample, and the position
+    assert short["gamma"].state_bytes == long["gamma"].state_bytes == 8 * (3 * 2 * features * (4 + 1) + 1)
     short["linear"].run()
     short["softmax"].run()
 
