@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from neurons.errors import UsageError
 from neurons.manifold.recompute import recomputed
+from neurons.manifold.sdr import chosen, threshold
 from neurons.specs import Context, zero_masked
 
 QUERIES = 256  # tokens whose dense codes exist at a time
@@ -85,7 +86,7 @@ class SDREngramMemory(nn.Module):
         self.gate = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        index, grade = recomputed(self.encode, x)
+        index, grade = self.encode(x)
         mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if context.mask is None else context.mask
         now = Engrams(index, grade, self.value(x).to(grade.dtype), mask)
         before: Engrams | None = context.state.get(self.label)
@@ -101,8 +102,8 @@ class SDREngramMemory(nn.Module):
         """Active bits and their grades in (0, 1), (B, T, active) each, ascending."""
         scores = self.code(F.rms_norm(x, x.shape[-1:], eps=1e-5))
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        best = scores.detach().topk(self.active, -1, sorted=False).indices.sort(-1).values
-        return best.to(torch.int16), torch.sigmoid(scores.gather(-1, best))
+        bits = threshold(scores.detach(), self.active)
+        return bits, torch.sigmoid(chosen(scores, bits))
 
     def _read(self, index: Tensor, grade: Tensor, *stored: Tensor) -> Tensor:
         past = Engrams(*stored)

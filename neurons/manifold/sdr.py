@@ -64,6 +64,25 @@ def false_match_rate(size: int, active: int, theta: int) -> float:
     return found / total
 
 
+def chosen(scores: Tensor, index: Tensor) -> Tensor:
+    """Scores (..., size) at the bits ``index`` (..., active); for backward only the bits are kept, not the scores."""
+    found: Tensor = _Chosen.apply(scores, index)
+    return found
+
+
+class _Chosen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = scores.shape[-1]
+        return scores.gather(-1, index.long())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return grad.new_zeros(*grad.shape[:-1], ctx.size).scatter_(-1, index.long(), grad), None
+
+
 class SDRLinear(nn.Module):
     """A linear map of a set: the sum of the rows of its bits, (..., active) -> (..., width), without the dense vector.
 

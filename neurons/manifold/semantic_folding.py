@@ -10,16 +10,16 @@ from torch.nn import functional as F
 
 from neurons.dendrites.delay_line import DelayLine
 from neurons.errors import UsageError
-from neurons.manifold.recompute import recomputed
-from neurons.manifold.sdr import Boosting, SDRLinear
+from neurons.manifold.sdr import Boosting, SDRLinear, chosen, threshold
 from neurons.specs import Context, zero_masked
 
 
 class SemanticRetina(nn.Module):
     """Neighbouring bits of the map excite each other: a learned 3 x 3 kernel over the scores' grid, which wraps around.
 
-    The ``size`` bits lie on a grid as square as divides them (32 x 64 for 2048). It begins as a blur of unit
-    gain on white noise. Whatever is chosen after it is chosen in patches, so similar fingerprints share bits.
+    The ``size`` bits lie on a grid as square as divides them (32 x 64 for 2048). The kernel begins as a blur of unit
+    gain on white noise. Whatever is chosen after it is chosen in patches, so similar fingerprints share bits. Being
+    linear, it may act on the receptive fields (n, size) once instead of on every token's scores.
     """
 
     def __init__(self, size: int) -> None:
@@ -50,7 +50,7 @@ class SemanticFolding(nn.Module):
 
     The context encoder is a delay line over [t - taps + 1, t]: nothing looks ahead. S holds one receptive field per
     bit; the sigmoid grades the chosen bits, so that S, the retina and the taps learn from what the bits are used for.
-    Of the map only the chosen bits are kept for backward. ``fingerprint`` gives the bare sets.
+    Of the scores only the chosen are kept for backward. ``fingerprint`` gives the bare sets.
 
     size, active: bits of the map and of a fingerprint.     taps: of the context.     smooth: False: without retina.
     boost: see :class:`Boosting`.     causal: False lets the context reach both ways.     label: of the context's state.
@@ -88,23 +88,20 @@ class SemanticFolding(nn.Module):
 
     def encode(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Active bits int16 and their grades in (0, 1), (B, T, active) each, ascending."""
-        heard = self.context(x, context)
-        found: tuple[Tensor, Tensor] = recomputed(self._chosen, heard)
-        return found
+        heard = F.rms_norm(self.context(x, context), x.shape[-1:], eps=1e-5)
+        fields = self.receptive.weight
+        if self.retina is not None:
+            fields = self.retina(fields.T).T
+        scores = F.linear(heard, fields.to(heard.dtype)).to(torch.promote_types(heard.dtype, torch.float32))
+        with torch.no_grad():
+            index = threshold(self.boosting(scores), self.active)
+        return index, torch.sigmoid(chosen(scores, index))
 
     def fingerprint(self, x: Tensor, context: Context) -> Tensor:
         return self.encode(x, context)[0]
 
     def end_episode(self) -> None:
         self.boosting.end_episode()
-
-    def _chosen(self, heard: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.receptive(F.rms_norm(heard, heard.shape[-1:], eps=1e-5))
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        if self.retina is not None:
-            scores = self.retina(scores)
-        index = self.boosting(scores).topk(self.active, -1, sorted=False).indices.sort(-1).values
-        return index.to(torch.int16), torch.sigmoid(scores.gather(-1, index))
 
 
 def offline_fingerprints(counts: Tensor, *, size: int = 2048, active: int = 40) -> Tensor:
