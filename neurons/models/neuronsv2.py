@@ -49,7 +49,7 @@ class Circuit(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         h = self.norm(x)
         h = zero_masked(h, context.mask) if self.delay is None else self.delay(h, context)
-        apical = None if self.attention is None else self.attention(h, context)
+        apical = None if self.attention is None else self.dropout(self.attention(h, context))
         y = self.projection(self.dendrites(h, apical), context)
         return zero_masked(x + self.dropout(y), context.mask)
 
@@ -75,8 +75,8 @@ class NeuronsV2(Model):
     their decay in seconds; fast_lag: 1 binds each token to the one before it, 0 what is active together; fast_keys:
     size of learned keys, None takes the somas; consolidate: adds the medium and slow timescales, which ``end_episode``
     writes.
-    dropout acts on each circuit's output and before the label readout, embedding_dropout on the embedding;
-    token_dropout is the share of tokens lost while training.
+    dropout acts on what the attention brings, on each circuit's output and before the label readout, embedding_dropout
+    on the embedding; token_dropout is the share of tokens lost while training.
 
     Presets: ``tiny``; ``text`` (8 M parameters at a vocabulary of 16,384); ``language`` (10 M at 8,192); ``long`` for
     thousands of tokens.

@@ -46,7 +46,8 @@ class SpikingNeuronsV2(Model):
     heads, kappa: of gamma attention; half of the heads have no rhythm.     dt: seconds per token.
     tau_mem: membrane time constant in seconds.     threshold: of the somas, in standard deviations of the current at
     the start.     surrogate: gradient of the spike, ``atan`` or ``fast_sigmoid``.
-    dropout acts on each circuit's output and before the label readout, embedding_dropout on the embedding.
+    dropout acts on what the attention brings, on each circuit's output and before the label readout, embedding_dropout
+    on the embedding.
 
     Observables: ``circuit<i>.spikes.rate`` (B, somas) and ``circuit<i>.gamma.R``. Energy: neurons.spiking.energy.
     Parameters per circuit: 2 D S (dendrites) + S D (projection) and vectors; attention and somas have none.
