@@ -165,3 +165,31 @@ def relative(found: list[Tensor], wanted: list[Tensor]) -> float:
     assert len(found) == len(wanted) > 0
     scale = max(float(w.detach().abs().max()) for w in wanted)
     return max(float((f - w).detach().abs().max()) for f, w in zip(found, wanted, strict=True)) / scale
+
+
+class Count(torch.autograd.Function):
+    """x W^T that counts its evaluations, input gradients and weight gradients."""
+
+    @staticmethod
+    def forward(ctx, x, weight, tally):
+        ctx.save_for_backward(x, weight)
+        ctx.tally = tally
+        tally["forward"] += 1
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx, pull):
+        x, weight = ctx.saved_tensors
+        ctx.tally["input"] += ctx.needs_input_grad[0]
+        ctx.tally["weight"] += ctx.needs_input_grad[1]
+        return pull @ weight, pull.T @ x, None
+
+
+class CountingStage(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4) / 2)
+        self.tally = {"forward": 0, "input": 0, "weight": 0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(Count.apply(x, self.weight, self.tally))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from learning.rules.pc.agree import agree
 from learning.rules.pc.descend import check_start
 from learning.rules.pc.variant import Outcome, Variant, detached
 from learning.rules.pc.zil import sweep
+from learning.rules.settle import Replay, frozen, still_statistics
 
 if TYPE_CHECKING:
     from learning.rules.predictive_coding import PredictiveCoding
@@ -31,16 +33,18 @@ def relax(
     the error passes every stage by a binomial of its distance and the steps. ``stationarity`` is the norm of the last
     change over ``rate`` times that of the first.
     """
-    last = len(chain) - 1
+    last, replay = len(chain) - 1, Replay(chain.input.device)
     predictions: list[Tensor] = []
     states: list[Tensor] = []
-    with torch.enable_grad():
+    with torch.enable_grad(), ExitStack() as frozen_above:
         x = chain.input
         for index in range(last):
-            predictions.append(chain.stage(index, x))
+            predictions.append(replay.record(index, chain.stage, index, x))
             x = predictions[-1].detach().requires_grad_()
             states.append(x)
-        seen = chain.loss(x)
+            if index == 0:  # nothing is pulled through the first stage: its evaluation serves the weights
+                frozen_above.enter_context(frozen(chain.parameters))
+        seen = replay.record(last, chain.loss, x)
     outputs = [*predictions, seen.objective]
     check_start(float(seen.objective.detach()) / max(seen.count, 1))
     top = torch.full_like(seen.objective, 1.0 / max(seen.count, 1))  # minus e_L; the minus signs cancel in the end
@@ -66,8 +70,12 @@ def relax(
             injected = injected or left
             if tolerance and agree(left / injected if injected else 0.0) <= tolerance:
                 break
+    with torch.enable_grad(), still_statistics(chain.stages):  # anew, with parameters
+        for index in range(1, last):
+            outputs[index] = replay(index, chain.stage, index, states[index - 1].detach())
+        outputs[last] = replay(last, chain.loss, states[-1].detach() if states else chain.input).objective
     gradients = _weights(chain, outputs, [*errors, top])
-    passes += len(chain)
+    passes += max(last, 1) + len(chain)
     scalars = {"energy_start": float(seen.objective.detach()) / max(seen.count, 1)}
     scalars["stationarity"] = left / injected if injected else 0.0
     if tolerance:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from learning.chain import Chain
 from learning.rule import Update
+from learning.rules.pc.descend import check_start
 from learning.rules.pc.variant import Outcome, Variant, detached
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def sweep(chain: Chain, reach: int | None = None) -> Outcome:
 def run(rule: PredictiveCoding, chain: Chain, update: Update | None) -> Outcome:
     """Forward pass, inference rate 1, and stage l takes its weight gradient at the one moment t = L - l, when its error
     is backprop's delta."""
-    return sweep(chain)
+    found = sweep(chain)
+    check_start(float(found.loss.objective) / max(found.loss.count, 1))
+    return found
 
 
 # Song et al. 2020. Each update uses local quantities, but on a schedule that all stages must share.
