@@ -53,6 +53,7 @@ def test_of_several_in_one_branch_the_last_takes_the_depth():
 
 
 def test_depth_leaves_forward_pass_and_curvature_alone():
+    torch.manual_seed(0)
     x, y = torch.randn(8, 10), torch.randint(0, 4, (8,))
     sizes, curvatures, plain = [], [], []
     for depth in (4, 16, 64):
@@ -65,8 +66,9 @@ def test_depth_leaves_forward_pass_and_curvature_alone():
         sizes.append(float(stages[:-1](x).square().mean().sqrt()))
         curvatures.append(Settling(Chain(stages, (x, y), F.cross_entropy), rate=0.1).curvature())
     assert all(0.5 < size < 3 for size in sizes)
-    assert max(curvatures) < 6
-    assert max(plain) > 1.5 * max(curvatures)
+    assert curvatures == sorted(curvatures, reverse=True)
+    assert 4 <= curvatures[-1] < 4.3  # 4 is the limit of a chain of identities
+    assert plain[-1] > 7
 
 
 def test_it_is_done_once_and_travels_with_the_weights():
