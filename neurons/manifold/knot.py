@@ -38,20 +38,21 @@ def gauss_integral(arc_a: Tensor, arc_b: Tensor, *, thickness: float = 0.0) -> T
     0 with finite gradients. Not an integer for open arcs: it says how far one winds around the other, in turns.
     ``thickness`` replaces |r| by sqrt(|r|^2 + thickness^2), so that gradients stay below its inverse where arcs pass.
     """
-    corners = (arc_b[..., None, :, :] - arc_a[..., :, None, :]).unbind(-1)
-    x, y, z = corners
+    # Points and coordinates first, so that every operation runs along the long axes of the batch.
+    a, b = (arc.movedim((-2, -1), (0, 1)).contiguous() for arc in (arc_a, arc_b))
+    x, y, z = (b[None, :, axis] - a[:, None, axis] for axis in range(3))
     size = x.square() + y.square() + z.square()
     # A vector without length is 0 and constant, not NaN: where corners meet, the integral jumps and has no gradient.
-    point = size <= torch.finfo(size.dtype).eps ** 2 * size.detach().amax((-2, -1), keepdim=True)
+    point = size <= torch.finfo(size.dtype).eps ** 2 * size.detach().amax((0, 1))
     inverse = torch.rsqrt(torch.where(point, 1.0, size + thickness**2)).masked_fill(point, 0.0)
     unit = torch.stack([x * inverse, y * inverse, z * inverse])
-    p, q = unit[..., :-1, :-1], unit[..., :-1, 1:]  # from the first end of a's segment to both ends of b's
-    s, r = unit[..., 1:, :-1], unit[..., 1:, 1:]
+    p, q = unit[:, :-1, :-1], unit[:, :-1, 1:]  # from the first end of a's segment to both ends of b's
+    s, r = unit[:, 1:, :-1], unit[:, 1:, 1:]
     pr = (p * r).sum(0)
     cross = torch.stack([p[1] * r[2] - p[2] * r[1], p[2] * r[0] - p[0] * r[2], p[0] * r[1] - p[1] * r[0]])
     first = _half_area((cross * q).sum(0), pr, (p * q).sum(0), (q * r).sum(0))
     second = _half_area(-(cross * s).sum(0), pr, (p * s).sum(0), (s * r).sum(0))
-    return (first + second).sum((-2, -1)) / (2 * math.pi)
+    return (first + second).sum((0, 1)) / (2 * math.pi)
 
 
 def _half_area(triple: Tensor, *cosines: Tensor) -> Tensor:

@@ -80,19 +80,20 @@ class TopologyGate(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, points: Tensor, index: Tensor, added: Tensor) -> Tensor:
         arcs = self.arcs(points)
-        theirs = gather_rows(arcs.flatten(2), index).unflatten(-1, (self.window, 3))
-        mine = arcs[:, -q.shape[2] :, None].expand(-1, -1, index.shape[2], -1, -1)
+        theirs = pick_rows(arcs.flatten(2), index).unflatten(-1, (self.window, 3))
+        mine = arcs[:, -q.shape[2] :, None]
         linked = gauss_integral(mine, theirs, thickness=THICKNESS).abs()[:, None]
-        keys = gather_rows(k.transpose(1, 2).flatten(2), index).unflatten(-1, (q.shape[1], -1))
-        logits = torch.einsum("bhtd,btkhd->bhtk", q, keys) / math.sqrt(q.shape[-1])
+        keys = pick_rows(k.transpose(1, 2).flatten(2), index).unflatten(-1, (q.shape[1], -1))
+        # Products and sums along the row: a batched matrix product of one query each is three times as slow.
+        products = (q.transpose(1, 2)[:, :, None] * keys).sum(-1).permute(0, 3, 1, 2)
         bias = F.logsigmoid(self.gate[:, None, None] * (linked - self.threshold[:, None, None]))
-        return logits + bias + added[:, None]
+        return products / math.sqrt(q.shape[-1]) + bias + added[:, None]
 
 
-def gather_rows(x: Tensor, index: Tensor) -> Tensor:
+def pick_rows(x: Tensor, index: Tensor) -> Tensor:
     """x (B, S, n), index (B, T, k) -> (B, T, k, n)."""
-    rows = index.flatten(1)[..., None].expand(-1, -1, x.shape[-1])
-    return x.gather(1, rows).view(*index.shape, x.shape[-1])
+    first = torch.arange(x.shape[0], device=x.device)[:, None, None] * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (index + first).flatten()).view(*index.shape, x.shape[-1])
 
 
 def curve_so_far(gate: TopologyGate, x: Tensor, context: Context, label: str, streams: bool) -> Tensor:
@@ -146,5 +147,5 @@ class KnotAttention(Attention):
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, points: Tensor, index: Tensor, added: Tensor) -> Tensor:
         weights = self.topology(q, k, points, index, added).softmax(-1).to(v.dtype)
-        values = gather_rows(v.transpose(1, 2).flatten(2), index).unflatten(-1, (v.shape[1], -1))
-        return torch.einsum("bhtk,btkhd->bhtd", weights, values)
+        values = pick_rows(v.transpose(1, 2).flatten(2), index).unflatten(-1, (v.shape[1], -1))
+        return (weights.permute(0, 2, 3, 1)[..., None] * values).sum(2).transpose(1, 2)
