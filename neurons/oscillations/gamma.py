@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -16,6 +15,7 @@ from neurons.ops.coherence import Trace, check_options, listening_series, point_
 from neurons.ops.coherence_order import order_parameters
 from neurons.ops.cosine_series import cosine_series
 from neurons.oscillations.rhythm import CENTRE, gamma_band, rhythm
+from neurons.oscillations.turned_disc import turned, turned_disc, turned_disc_reference
 from neurons.specs import Context
 
 TINY = 1e-6  # radius below which a hidden state has no phase of its own
@@ -149,25 +149,25 @@ class GammaAttention(Attention):
         """The tokens' points of the unit disc as senders and, if these differ, as receivers (B, H, T, 2), from value
         (B, H, T, width / H); the first token is the one at ``start`` of its sequence."""
         count = 2 if self.split else 1
-        pair = value[..., : 2 * count].unflatten(-1, (count, 2))
-        pair = pair.to(torch.promote_types(value.dtype, torch.float32))
-        squared = pair.square().sum(-1, keepdim=True)
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        value = value if value.dtype == dtype else value[..., : 2 * count].to(dtype)
+        known = start is None and not torch.compiler.is_compiling()
+        turns = (_cached_turns if known else _turns)(
+            self.frequencies, self.dt, value.shape[2], start, dtype, value.device
+        )
         if self.form == "amplitude":
-            pair = pair * (squared + self.gain**-2).rsqrt()
+            # the fast form has no second derivative, as mode "series" has none
+            plain = self.mode != "series" or torch.compiler.is_compiling()
+            made = (turned_disc_reference if plain else turned_disc)(value, count, self.gain, *turns)
         else:
+            pair = value[..., : 2 * count].unflatten(-1, (count, 2))
+            squared = pair.square().sum(-1, keepdim=True)
             # both branches of `where` are finite, so that no NaN gradient comes from the branch not taken
             silent = squared < TINY**2
             pair = pair * squared.masked_fill(silent, 1.0).rsqrt()
             pair = torch.where(silent, pair.new_tensor([1.0, 0.0]), pair)
-        made = _turns if torch.compiler.is_compiling() else _cached_turns
-        turns = made(self.frequencies, self.dt, value.shape[2])
-        if start is not None:
-            cycles = torch.tensor(self.frequencies, dtype=torch.float64) * (start.cpu().double() * self.dt)
-            angle = 2 * math.pi * (cycles - cycles.floor())
-            turns = turns * torch.polar(torch.ones_like(angle), angle)[:, None]
-        turns = turns.to(pair.device, torch.complex128 if pair.dtype == torch.float64 else torch.complex64)
-        points = torch.view_as_real(torch.view_as_complex(pair) * turns.unsqueeze(-1))
-        return points[..., 0, :], points[..., 1, :] if self.split else None
+            made = turned(pair, *turns)
+        return made[0], made[1] if self.split else None
 
 
 class Stream(NamedTuple):
@@ -177,9 +177,18 @@ class Stream(NamedTuple):
     position: Tensor
 
 
-def _turns(frequencies: tuple[float, ...], dt: float, steps: int) -> Tensor:
-    """The rhythms ``e^{2 pi i f_h t_i}`` (H, T) in double precision."""
-    return torch.complex(*rhythm(frequencies, dt, steps))
+def _turns(
+    frequencies: tuple[float, ...],
+    dt: float,
+    steps: int,
+    start: Tensor | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """cos and sin (H, T) of the rhythms of the tokens from ``start`` (0 if None) on, made in double precision."""
+    with torch.inference_mode(False):  # what is cached serves training too
+        cos, sin = rhythm(frequencies, dt, steps, 0 if start is None else start.cpu())
+        return cos.to(device, dtype), sin.to(device, dtype)
 
 
 _cached_turns = lru_cache(maxsize=8)(_turns)
