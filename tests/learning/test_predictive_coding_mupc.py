@@ -63,7 +63,7 @@ def test_depth_leaves_forward_pass_and_curvature_alone():
             nn.init.normal_(stage.linear.weight, std=1 / 4)  # unit variance over fan-in, no depth factor
         plain.append(Settling(Chain(wide, (x, y), F.cross_entropy), rate=0.1).curvature())
         parametrise(stages)
-        sizes.append(float(stages[:-1](x).square().mean().sqrt()))
+        sizes.append(float(stages[:-1](x).detach().square().mean().sqrt()))
         curvatures.append(Settling(Chain(stages, (x, y), F.cross_entropy), rate=0.1).curvature())
     assert all(0.5 < size < 3 for size in sizes)
     assert curvatures == sorted(curvatures, reverse=True)
