@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from baselines.active import Active
+from learning import OPTIMIZERS
 from learning.hooks import Strategy
+from learning.optimizers import Optimizer
 from learning.precision import resolve_device
 from learning.rule import Rule
 from learning.seeds import step_seed
@@ -22,8 +24,25 @@ from tasks.continual.stream import StreamTask
 from tasks.task import Split
 
 
+class _Kept(Optimizer):
+    """An optimiser that is built once and goes on with its moments from task to task."""
+
+    def __init__(self, chosen: Optimizer) -> None:
+        self.chosen = chosen
+        self.built: torch.optim.Optimizer | None = None
+
+    def build(self, model: Any, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        if self.built is None:
+            self.built = self.chosen.build(model, lr=lr, weight_decay=weight_decay)
+        return self.built
+
+
 class GradientLearner(Learner):
-    """Trains ``model`` on task after task with ``rule`` and ``strategy``; the optimiser starts afresh with each.
+    """Trains ``model`` on task after task with ``rule`` and ``strategy``.
+
+    ``reset`` starts the optimiser afresh with each task; else its moments go on, as in van de Ven & Tolias 2019. Fresh
+    moments make Adam's first steps equally long for every parameter, whether it mattered or not; moments that go on
+    move parameters that get no gradient any more, such as those behind a closed gate.
 
     Every task takes the same steps under every strategy: ``epochs`` of its own train rows in batches of ``batch_size``,
     or ``steps``; joint and cumulative training draw those batches from more rows. Only outputs that are active on a
@@ -41,13 +60,14 @@ class GradientLearner(Learner):
         batch_size: int = 64,
         optimizer: str = "adam",
         lr: float = 1e-3,
+        reset: bool = True,
         clip: float | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
         self.model, self.rule, self.strategy = model, rule, strategy
         self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
-        self.optimizer, self.lr, self.clip = optimizer, lr, clip
+        self.optimizer, self.lr, self.reset, self.clip = optimizer, lr, reset, clip
         self.seed, self.device = seed, resolve_device(device)
         self.data, self.needs_task = strategy.data, strategy.needs_task
         self.current: StreamTask | None = None
@@ -56,6 +76,7 @@ class GradientLearner(Learner):
         if model.output.kind != "label":
             raise UsageError(f"a stream needs a model that answers with labels, not '{model.output.kind}'")
         model.to(self.device)
+        self.kept = None if reset else _Kept(OPTIMIZERS.build(optimizer))
 
     def fit(self, data: Split, task: StreamTask, on_step: OnStep) -> None:
         steps = self.steps or self.epochs * -(-task.size("train") // self.batch_size)
@@ -80,6 +101,7 @@ class GradientLearner(Learner):
             self.rule,
             batches.batch,
             lambda _: {"primary": 0.0},  # evaluation is the protocol's
+            optimizer=self.kept,
             strategy=Active(self.strategy, self.model, task),
             seed=seed,
             device=str(self.device),

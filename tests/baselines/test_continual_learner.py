@@ -21,17 +21,20 @@ from tasks.batches import BatchStream
 from tasks.continual.protocol import run
 
 
+@pytest.mark.parametrize("reset", [True, False])
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
-def test_naive_is_adam_on_one_task_after_the_other(scenario: str) -> None:
+def test_naive_is_adam_on_one_task_after_the_other(scenario: str, reset: bool) -> None:
     stream = tiny_stream(scenario)
-    learner = tiny_learner(stream, STRATEGIES.build("naive"), seed=3)
+    learner = tiny_learner(stream, STRATEGIES.build("naive"), seed=3, reset=reset)
     model = tiny_model(stream).double()
     learner.model.double()
+    adam = torch.optim.Adam(model.parameters(), lr=0.01)
     for task in stream.tasks:
         split = task.split("train")
         split = type(split)(np.asarray(split.inputs, dtype=np.float64), split.labels)
         learner.fit(split, task, lambda step: None)
-        adam = torch.optim.Adam(model.parameters(), lr=0.01)
+        if reset:
+            adam = torch.optim.Adam(model.parameters(), lr=0.01)
         batches = BatchStream(split, task.input, batch_size=8, seed=step_seed(3, task.index))
         allowed = {
             "task": list(task.outputs),
