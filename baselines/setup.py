@@ -14,6 +14,7 @@ import torch
 
 from baselines import STRATEGIES, measure
 from learning import RULES
+from learning.hooks import Strategy
 from learning.precision import resolve_device
 from learning.rule import Rule
 from learning.seeds import seed_everything
@@ -34,7 +35,7 @@ class Setup:
     data: TaskData
     model: Model
     rule: Rule
-    strategy: Any
+    strategy: Strategy
     trainer: Trainer
     stream: BatchStream
     device: torch.device
@@ -71,10 +72,23 @@ def setup(config: dict[str, Any], *, check: bool = True) -> Setup:
     if check and reason is not None:
         raise UsageError(f"rule '{rule.name}' cannot train model '{model.name}': {reason}")
     model.to(device)
-    strategy = STRATEGIES.build(config["strategy"]["name"], **config["strategy"]["options"])
+    strategy = _strategy(config)
     trainer = Trainer(**config["trainer"])
     stream = BatchStream(data.train, data.input, batch_size=trainer.batch_size, seed=config["seed"])
     return Setup(task, data, model, rule, strategy, trainer, stream, device)
+
+
+def _strategy(config: dict[str, Any]) -> Strategy:
+    """The strategy of a single task, which is naive: every other acts on the tasks that came before (replay's buffer
+    opens, and EWC's springs are set, at a task's border), so here it would be naive under another name, or fail."""
+    name = config["strategy"]["name"]
+    if name != "naive":
+        raise UsageError(
+            f"strategy '{name}' is for a stream of tasks; one task has nothing to forget. "
+            f"Try: neurons continual permuted-digits --strategies naive,{name}"
+        )
+    strategy: Strategy = STRATEGIES.build(name, **config["strategy"]["options"])
+    return strategy
 
 
 def macs_per_step(made: Setup, batches: int = 8) -> float:

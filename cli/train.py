@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("recipe", required=False)
 @click.option("--model", help="Model, with options if need be: neuronsv2:width=64.  [default: the recipe's first]")
 @click.option("--rule", help="Learning rule: predictive-coding:variant=zil.  [default: the recipe's first]")
-@click.option("--strategy", help="Continual-learning strategy.  [default: naive]")
+@click.option("--strategy", help="naive; the others are for streams (neurons continual).  [default: naive]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and data order.  [default: 0]")
 @common.run_options
 @common.dry_run
