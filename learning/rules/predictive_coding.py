@@ -47,8 +47,8 @@ class PredictiveCoding(Rule):
       negative, or the mean of both phases. ``nudge`` is .1 unless given; the smaller, the closer to backprop's.
       Pinchetti et al. 2024.
     - ``pcalm`` S T: multipliers integrate the errors, ``m_l <- m_l + multiplier_rate eps_l``, and pull beside them;
-      once settled it is backprop. ``penalty`` (1 unless given) weighs the errors; multiplier_rate is inference_rate *
-      penalty unless given. Seely & Gould 2026.
+      once settled it is backprop. ``penalty`` (1 unless given) weighs the errors; multiplier_rate is the penalty
+      unless given. Seely & Gould 2026.
 
     Local: an update of stage l uses s_{l-1}, s_l, eps_l and eps_{l+1} alone; autograd runs inside a stage, never across
     stages (a parameter that two stages share gets the sum of their gradients). Energies are summed over the batch for
