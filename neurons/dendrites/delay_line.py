@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurons.errors import UsageError
+from neurons.ops.delayed_sum import delayed_sum
 from neurons.specs import Context, zero_masked
 
 
@@ -37,21 +38,19 @@ class DelayLine(nn.Module):
         self.weight = nn.Parameter(weight)  # tap i hears the token `ahead - i` places away
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = zero_masked(x, context.mask).to(self.weight.dtype)
-        steps, behind = x.shape[1], self.taps - 1 - self.ahead
-        before = context.state.get(self.label) if self.is_causal else None
+        x = x.to(self.weight.dtype)
+        if not self.is_causal:
+            return delayed_sum(x, self.weight, self.ahead, context.mask)
+        x = zero_masked(x, context.mask)
+        before = context.state.get(self.label)
+        heard = x if before is None else torch.cat([before.to(x.dtype), x], 1)
+        last = heard[:, 1 - self.taps :].detach()
+        missing = self.taps - 1 - last.shape[1]
+        # a view would keep them all
+        context.next_state[self.label] = F.pad(last, (0, 0, missing, 0)) if missing else last.clone()
         if before is None:
-            heard = F.pad(x, (0, 0, behind, self.ahead))
-        else:
-            heard = torch.cat([before.to(x.dtype), x], 1)
-        if self.is_causal:
-            context.next_state[self.label] = heard[:, steps:].detach().clone()  # a view would keep them all
-        # Shifted sums: at these few taps they beat conv1d, whose layout wants time last.
-        y = heard[:, self.taps - 1 :] * self.weight[0]
-        for tap in range(1, self.taps):
-            first = self.taps - 1 - tap
-            y.addcmul_(heard[:, first : first + steps], self.weight[tap])
-        return zero_masked(y, context.mask)
+            return delayed_sum(x, self.weight, self.ahead, context.mask)
+        return zero_masked(delayed_sum(heard, self.weight, self.ahead)[:, self.taps - 1 :], context.mask)
 
     def extra_repr(self) -> str:
         return f"{self.taps} taps, {'causal' if self.is_causal else 'centred'}"
