@@ -53,7 +53,7 @@ def test_the_decoupled_key_by_hand() -> None:
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_absorbed_chunks_give_the_expanded_whole(padded: bool) -> None:
-    attention, x, state, parts = build(), hidden(), {}, []
+    attention, x, state, parts = build(latent=5), hidden(), {}, []
     mask = torch.arange(12) < torch.tensor([[12], [7]]) if padded else None
     start = 0
     for count in (1, 4, 1, 6):
