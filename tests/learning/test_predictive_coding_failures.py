@@ -116,3 +116,13 @@ def test_nothing_to_learn_below_the_readout_is_no_error(variant):
     rule.step(stages, (x, y), loss=squared, update=lambda report: None)
     assert stages[1].weight.grad is None
     assert stages[3].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("variant", ["nn", "cn"])
+def test_a_negative_nudge_that_outweighs_the_errors_is_told(variant):
+    """Squared error has no upper bound: at nudge 9 its curvature beats that of the errors."""
+    one = case("mlp-squared")
+    with pytest.raises(RunError, match=r"runs away: at nudge 9 .* Try: rule.nudge=2.2"):
+        PredictiveCoding(variant=variant, nudge=9.0, steps=60).step(one.stages, one.batch, loss=one.loss)
+    assert all(p.grad is None for p in one.stages.parameters())
+    PredictiveCoding(variant=variant, steps=60).step(one.stages, one.batch, loss=one.loss)
