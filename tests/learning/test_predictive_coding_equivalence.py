@@ -39,7 +39,7 @@ def gentle(name: str, share: float = 0.1):
 
 def settled(one, precision: float, steps: int = 450) -> tuple[Settling, list[Tensor]]:
     rate = 1.0 / Settling(Chain(*one), rate=1.0, precision=precision).curvature()
-    settling = Settling(Chain(*one), rate=rate, precision=precision, optimizer=Momentum(rate, 0.7), tolerance=1e-13)
+    settling = Settling(Chain(*one), rate=rate, precision=precision, optimizer=Momentum(rate, 0.7), tolerance=1e-14)
     return settling, settling.run(steps)
 
 
