@@ -78,8 +78,12 @@ class GradientLearner(Learner):
         model.to(self.device)
         self.kept = None if reset else _Kept(OPTIMIZERS.build(optimizer))
 
+    def steps_on(self, task: StreamTask) -> int:
+        """Training steps on ``task``."""
+        return self.steps or self.epochs * -(-task.size("train") // self.batch_size)
+
     def fit(self, data: Split, task: StreamTask, on_step: OnStep) -> None:
-        steps = self.steps or self.epochs * -(-task.size("train") // self.batch_size)
+        steps = self.steps_on(task)
         trainer = Trainer(
             steps=steps,
             batch_size=self.batch_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,11 +13,14 @@ import torch
 from neurons.errors import UsageError
 from tasks.batches import evaluation_batches
 from tasks.continual.anytime import anytime
-from tasks.continual.learner import Learner
+from tasks.continual.learner import Learner, OnStep
 from tasks.continual.metrics import Convention, Scenario, summarise
 from tasks.continual.stream import ACTIVE, StreamData, StreamTask
+from tasks.task import Split
 
 EVALUATION_BATCH = 256
+
+Fit = Callable[[Split, StreamTask, OnStep], None]
 
 
 @dataclass(frozen=True)
@@ -85,67 +88,93 @@ def run(
     sample's task (task-incremental), of all tasks so far (class), all (domain). A learner that is given the rows of all
     tasks has met all of them.
     """
+    heard = None if on_task is None else lambda index, rows: on_task(index, rows[0])
+    return run_group(stream, [learner], learner.fit, split=split, every=every, on_task=heard)[0]
+
+
+def run_group(
+    stream: StreamData,
+    learners: Sequence[Learner],
+    fit: Fit,
+    *,
+    split: Literal["test", "held_out"] = "test",
+    every: int | None = None,
+    on_task: Callable[[int, np.ndarray], None] | None = None,
+) -> list[Outcome]:
+    """As ``run``, for learners of one kind (seeds, say) that one ``fit(data, task, on_step)`` trains side by side.
+
+    ``on_task(i, rows)``: rows (learners, T). Each outcome's ``train_seconds`` is its equal share of the time.
+    """
     if every is not None and every < 1:
         raise UsageError(f"every is a number of steps, at least 1, not {every}. Try: every=50")
-    tasks, count = stream.tasks, len(stream)
-    told = stream.sees_task_id or learner.needs_task
+    tasks, count, first = stream.tasks, len(stream), learners[0]
+    told = stream.sees_task_id or first.needs_task
     spent = [0.0]
 
-    def evaluate(stage: int, task: StreamTask) -> float:
+    def evaluate(stage: int, task: StreamTask) -> np.ndarray:
         start = time.perf_counter()
-        value = accuracy_on(stream, learner, task, split=split, stage=stage, told=told)
+        values = accuracies_on(stream, learners, task, split=split, stage=stage, told=told)
         spent[0] += time.perf_counter() - start
-        return value
+        return values
 
-    untrained = np.array([evaluate(0, task) for task in tasks])
-    R, curve, steps, seconds = np.zeros((count, count)), [], 0, 0.0
+    untrained = np.stack([evaluate(0, task) for task in tasks], axis=1)
+    R, steps, seconds = np.zeros((len(learners), count, count)), 0, 0.0
+    moments: list[tuple[int, int, np.ndarray]] = []  # step, task, (learners, tasks begun)
     for index, task in enumerate(tasks):
         taken = 0
-        met = count if learner.data == "all" else index + 1  # tasks whose outputs it has seen
+        met = count if first.data == "all" else index + 1  # tasks whose outputs it has seen
 
         def on_step(step: int, index: int = index, before: int = steps, met: int = met) -> None:
             nonlocal taken
             taken = step
             if every is not None and (before + step) % every == 0:
-                values = tuple(evaluate(met, tasks[j]) for j in range(index + 1))
-                curve.append(Point(before + step, index, values))
+                values = np.stack([evaluate(met, tasks[j]) for j in range(index + 1)], axis=1)
+                moments.append((before + step, index, values))
 
-        chosen = {"current": tasks[index : index + 1], "past": tasks[: index + 1], "all": tasks}[learner.data]
+        chosen = {"current": tasks[index : index + 1], "past": tasks[: index + 1], "all": tasks}[first.data]
         data = stream.pool(chosen, "train")
         start, spent[0] = time.perf_counter(), 0.0
-        learner.fit(data, replace(task, active=tasks[met - 1].active), on_step)
+        fit(data, replace(task, active=tasks[met - 1].active), on_step)
         seconds += time.perf_counter() - start - spent[0]
         steps += taken
-        R[index] = [evaluate(met, other) for other in tasks]
+        R[:, index] = np.stack([evaluate(met, other) for other in tasks], axis=1)
         if every is not None:
-            if curve and (curve[-1].step, curve[-1].during) == (steps, index):
-                curve.pop()  # what ``fit`` does after its last step counts
-            curve.append(Point(steps, index, tuple(R[index, : index + 1])))
+            if moments and moments[-1][:2] == (steps, index):
+                moments.pop()  # what ``fit`` does after its last step counts
+            moments.append((steps, index, R[:, index, : index + 1]))
         if on_task is not None:
-            on_task(index, R[index])
-    return Outcome(
-        R=R,
-        untrained=untrained,
-        samples=tuple(task.size(split) for task in tasks),
-        split=split,
-        scenario=stream.scenario,
-        active=ACTIVE[stream.scenario],
-        sees_task_id=told,
-        memory=learner.memory(),
-        train_seconds=seconds,
-        curve=curve,
-    )
+            on_task(index, R[:, index])
+    return [
+        Outcome(
+            R=R[number],
+            untrained=untrained[number],
+            samples=tuple(task.size(split) for task in tasks),
+            split=split,
+            scenario=stream.scenario,
+            active=ACTIVE[stream.scenario],
+            sees_task_id=told,
+            memory=learner.memory(),
+            train_seconds=seconds / len(learners),
+            curve=[Point(step, during, tuple(values[number])) for step, during, values in moments],
+        )
+        for number, learner in enumerate(learners)
+    ]
 
 
-def accuracy_on(stream: StreamData, learner: Learner, task: StreamTask, *, split: str, stage: int, told: bool) -> float:
-    """Accuracy of ``learner`` on ``split`` of ``task`` after ``stage`` trained tasks, among outputs that compete."""
+def accuracies_on(
+    stream: StreamData, learners: Sequence[Learner], task: StreamTask, *, split: str, stage: int, told: bool
+) -> np.ndarray:
+    """(learners,) accuracy on ``split`` of ``task`` after ``stage`` trained tasks, among outputs that compete."""
     rows = task.split(split)
     competing = torch.from_numpy(stream.competing(stage, task.index))
-    right = 0
+    right = np.zeros(len(learners))
     for _, batch in evaluation_batches(rows, stream.input, EVALUATION_BATCH):
-        scores = learner.predict(batch, task if told else None).cpu()
-        if scores.shape != (len(batch), stream.output.size):
-            wanted = (len(batch), stream.output.size)
-            raise UsageError(f"a learner's predict gives scores {wanted}, (batch, outputs), not {tuple(scores.shape)}")
-        right += int((scores.masked_fill(~competing, -torch.inf).argmax(-1) == batch.y).sum())
+        for number, learner in enumerate(learners):
+            scores = learner.predict(batch, task if told else None).cpu()
+            if scores.shape != (len(batch), stream.output.size):
+                wanted = (len(batch), stream.output.size)
+                raise UsageError(
+                    f"a learner's predict gives scores {wanted}, (batch, outputs), not {tuple(scores.shape)}"
+                )
+            right[number] += int((scores.masked_fill(~competing, -torch.inf).argmax(-1) == batch.y).sum())
     return right / len(rows)
