@@ -59,11 +59,11 @@ def outcome(one: dict[str, Any]) -> str:
         return ""
     if one["earns"]:
         return "earns its place"
-    return "does harm" if one["harms"] else "no measurable difference"
+    return "does harm" if one["harms"] else "interval around 0"
 
 
 def _sentence(label: str, components: Sequence[dict[str, Any]], metric: str) -> str:
-    """``neuronsv2 / backprop: delay line (+2.1 points) earns its place; rhythm makes no measurable difference``."""
+    """``neuronsv2 / backprop: delay line (+2.1 points) earns its place; rhythm has an interval around 0``."""
     measured = [one for one in components if one["low"] is not None]
     if not measured:
         return f"{label}: fewer than two seeds with and without, so no component can be judged"
@@ -77,6 +77,6 @@ def _sentence(label: str, components: Sequence[dict[str, Any]], metric: str) -> 
     earning, harming = ([one for one in measured if one[key]] for key in ("earns", "harms"))
     neither = [one for one in measured if not one["earns"] and not one["harms"]]
     clauses = named(earning, "earns its place", "earn their place")
-    clauses += named(neither, "makes no measurable difference", "make no measurable difference", gap=False)
+    clauses += named(neither, "has an interval around 0", "have intervals around 0", gap=False)
     clauses += named(harming, "does harm", "do harm")
     return f"{label}: {'; '.join(clauses)}"

@@ -60,7 +60,7 @@ def test_the_most_useful_comes_first_and_lower_may_be_better():
     assert [one["component"] for one in block["components"]] == ["worse", "same", "better"]
     assert [outcome(one) for one in block["components"]] == [
         "earns its place",
-        "no measurable difference",
+        "interval around 0",
         "does harm",
     ]
     turned = ablations(rows(), LOSS)
@@ -82,7 +82,7 @@ def test_parameters_and_time_stand_for_both_sides():
 def test_the_verdict_is_one_line_that_names_every_component():
     told = ablations(rows(ROWS | {"m - dull / r": ROWS["m - same / r"]}), ACCURACY)["verdict"]
     assert told == (
-        "m / r: worse (+10.0 points) earns its place; same and dull make no measurable difference; "
+        "m / r: worse (+10.0 points) earns its place; same and dull have intervals around 0; "
         "better (−4.0 points) does harm"
     )
     several = ROWS | {"m - one / r": ROWS["m - worse / r"], "m - two / r": ROWS["m - worse / r"]}

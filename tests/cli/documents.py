@@ -77,7 +77,7 @@ def taken_apart(**changes: Any) -> dict[str, Any]:
         component("knot", "r", 0.01, -0.02, 0.04),
         component("heart", "r", None),
     ]
-    told = "m / r: line (+5.0 points) earns its place; knot makes no measurable difference"
+    told = "m / r: line (+5.0 points) earns its place; knot has an interval around 0"
     rows.append({"label": "m - heart / r", "model": "m - heart", "rule": "r", "n": 0, "unsupported": "has no heart"})
     block = {"components": components, "left_out": ["wings"], "verdict": told}
     return comparison(**{"rows": rows, "ablations": block, "verdict": f"On digits, {told}."} | changes)

@@ -76,7 +76,7 @@ def test_components_are_told_with_difference_interval_and_outcome():
     assert [one.split("  ")[0] for one in table[1:4]] == ["line", "knot", "heart"]
     for part in ("75.0 ± 2.0 %", "+5.0", "[+2.0, +8.0]", "3", "0.0123", "9 k", "42 s", "earns its place"):
         assert part in table[1]
-    assert table[2].endswith("no measurable difference")
+    assert table[2].endswith("interval around 0")
     assert table[3].strip() == "heart"
     assert "rule" not in table[0]
     assert "Off in the full model already: wings." in table
