@@ -99,9 +99,18 @@ class Chain:
         return self._loss(x.clone() if self._changes_input[-1] else x)
 
     def fill(self, gradients: Iterable[Tensor | None]) -> None:
-        """Set ``.grad`` of every trainable parameter; None stands for zero."""
+        """Set ``.grad`` of every trainable parameter, in the parameter's memory layout; None stands for zero.
+
+        torch's fused optimisers read the memory of a gradient in order, whatever its strides (seen in 2.13 on CPU): a
+        view would move the wrong weights, without a word. ``loss.backward()`` lays gradients out in the same way.
+        """
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+            if gradient is None:
+                parameter.grad = torch.zeros_like(parameter)
+            elif gradient.stride() == parameter.stride():
+                parameter.grad = gradient
+            else:
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
 def trainable(stages: Iterable[nn.Module]) -> list[nn.Parameter]:

@@ -6,6 +6,7 @@ from pc_networks import TinyModel, squared, tiny_batch
 from torch import nn
 from torch.nn import functional as F
 
+from learning import OPTIMIZERS, RULES
 from learning.chain import Chain, stages_of, trainable, unsupported
 from neurons.errors import UsageError
 from neurons.specs import Batch
@@ -124,3 +125,42 @@ def test_a_stage_that_returns_no_float_tensor_is_told_so():
         Chain([nn.Identity(), nn.Linear(3, 1)], (x, y), squared).stage(0, x)
     with pytest.raises(UsageError, match=r"stage 1 \(LSTM\) returns a tuple"):
         Chain([nn.LSTM(3, 3), nn.Linear(3, 1)], (x.float(), y), squared).stage(0, x.float())
+
+
+class Transposed(torch.autograd.Function):
+    """The identity, whose gradient is a transposed view."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        return weight.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.t().contiguous().t()
+
+
+class Strided(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x):
+        return x @ Transposed.apply(self.weight).t()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_gradient_that_is_a_view_moves_the_weights_it_belongs_to(name):
+    torch.manual_seed(0)
+    stage, batch = Strided(), (torch.randn(5, 4), torch.randn(5, 3))
+    model = nn.ModuleList([nn.Identity(), stage])
+    RULES.build("backprop").step(model, batch, loss=nn.functional.mse_loss)
+    assert stage.weight.grad.stride() == stage.weight.stride()
+    fused = OPTIMIZERS.build(name).build(model, lr=0.1, weight_decay=0.01)
+    twin = nn.Parameter(stage.weight.detach().clone())
+    twin.grad = stage.weight.grad.clone()
+    plain = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    options = {"momentum": 0.9} if name == "sgd" else {}
+    reference = plain([twin], lr=0.1, weight_decay=0.01, foreach=False, fused=False, **options)
+    fused.step()
+    reference.step()
+    torch.testing.assert_close(stage.weight, twin, rtol=1e-6, atol=1e-7)
