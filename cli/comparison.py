@@ -6,7 +6,6 @@ import textwrap
 from typing import Any
 
 from baselines import report_format as shown
-from baselines.ablations import outcome
 from cli import table
 
 BEST, CONTROL = "*", "c"
@@ -120,6 +119,8 @@ def _row(row: dict[str, Any], name: str, best: bool) -> list[str]:
 
 def _components(document: dict[str, Any], width: int | None) -> str:
     """What each component is worth, the most useful first; nothing stands where it could not be taken away."""
+    from baselines.ablations import outcome  # here: it brings numpy, which --help does without
+
     block, name = document["ablations"], document["primary"]["name"]
     unit = shown.points_unit(name)
     values = {row["label"]: row.get("value") for row in document["rows"]}

@@ -203,7 +203,7 @@ def foreground():
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     out = tmp_path_factory.mktemp("compared") / "mlps"
     arguments = [*COMPARISON, "--require", "mlp:width=4 > mlp:width=16", "--out", str(out)]
-    return out, CliRunner().invoke(group, arguments, prog_name="neurons")
+    return out, CliRunner(env={"COLUMNS": None}).invoke(group, arguments, prog_name="neurons")
 
 
 def test_compare_writes_its_documents_and_ends_by_its_requirement(compared):

@@ -26,6 +26,8 @@ def test_compiles_in_one_graph(rule: str, kind: str) -> None:
     model = MODELS.build(
         "neuronsv2", input=InputSpec("tokens", STEPS, SYMBOLS), output=output, width=16, layers=1, **options
     )
+    if rule == "rls":
+        model.double()  # least squares divide by the moments of few tokens: rounding grows a thousandfold in them
     for name, parameter in model.named_parameters():
         if name.endswith("gate"):
             torch.nn.init.constant_(parameter, 0.1)
@@ -42,4 +44,5 @@ def test_compiles_in_one_graph(rule: str, kind: str) -> None:
     torch.testing.assert_close(compiled, exact, rtol=0, atol=1e-6)
     wanted, found = (torch.autograd.grad(y.square().sum(), parameters) for y in (exact, compiled))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(list(model.buffers()), episode)  # what training remembers is written all the same
+    # what training remembers is written all the same
+    torch.testing.assert_close(list(model.buffers()), episode, rtol=1.3e-6, atol=1e-5)

@@ -209,7 +209,7 @@ def test_counts_are_those_of_the_spikes_themselves(padded: bool) -> None:
 def test_dense_macs_are_what_a_counter_sees_at_those_synapses() -> None:
     model, batch = build(somas=24), sample(padded=True)
     circuit = model.stages[1]
-    seen = count_macs(lambda: [circuit.projection(torch.zeros(3, 9, 24)) for _ in range(2)]) / 3
+    seen = count_macs(lambda: [circuit.projection.slow(torch.zeros(3, 9, 24)) for _ in range(2)]) / 3
     counts = spike_counts(model, batch)
     assert counts.dense_macs == pytest.approx(seen)
     total = count_macs(lambda: model(batch)) / 3
