@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -172,10 +172,19 @@ def kernel_block(s: Stretch, plan: Plan, constants: Factors) -> Tensor:
     return k
 
 
-def inverse_of(den: Tensor, total: Tensor | None, s: Stretch, plan: Plan) -> Tensor:
+class Chunks(Protocol):
+    """shape: (b, H, P, C).     hidden (b, P C): True where a token does not count, or None."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]: ...
+    @property
+    def hidden(self) -> Tensor | None: ...
+
+
+def inverse_of(den: Tensor, total: Tensor | None, s: Chunks, plan: Plan) -> Tensor:
     """1 / den (G, C, 1), in place; zero for tokens that do not count, and for queries that hear nothing.
 
-    ``total`` (G, 1, 1) is the weight of the keys in fields. Sums below SILENCE of it are rounding.
+    ``total``, (G, C, 1) or (G, 1, 1), is the weight of the keys in fields. Sums below SILENCE of it are rounding.
     """
     if plan.floor:
         den.clamp_min_(plan.floor)
@@ -230,3 +239,16 @@ def prefixes(
         return (own[:, :, first] + past).flatten(0, 2), carried + own[:, :, last]
     found = torch.addcmul(own[:, :, first], past, constants.before[..., first, :, :])
     return found.flatten(0, 2), carried * constants.before[..., last, :, :] + own[:, :, last]
+
+
+def gradient_of_sums(
+    grad: Tensor, out: Tensor, inverse: Tensor, rows: slice, part: slice, s: Stretch
+) -> tuple[Tensor, Tensor]:
+    """From the gradient of the average that of the numerator (G, C, D) and of the denominator (G, C, 1)."""
+    of_out, average, inv = (t[rows, :, part] for t in (grad, out, inverse))
+    g = of_out * inv
+    of_den = torch.linalg.vecdot(g, average.to(g.dtype)).neg_().unsqueeze(-1)
+    chunk = s.shape[3]
+    if missing := -g.shape[2] % chunk:
+        g, of_den = F.pad(g, (0, 0, 0, missing)), F.pad(of_den, (0, 0, 0, missing))
+    return g.reshape(-1, chunk, g.shape[-1]), of_den.reshape(-1, chunk, 1)

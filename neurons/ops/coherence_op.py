@@ -15,12 +15,10 @@ from torch import Tensor
 from neurons.errors import UsageError
 from neurons.ops import coherence_full, coherence_scan
 from neurons.ops.coherence_chunks import Plan
-from neurons.ops.coherence_scan import Call
+from neurons.ops.coherence_scan import Call, Results
 
 FULL_ABOVE = 128  # tokens: above, one field is faster than the matrix of all pairs (measured, as DENSE_UP_TO)
 FULL_ABOVE_BY_FEATURES = 72
-
-Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def average(
@@ -52,10 +50,10 @@ def _is_full(v: Tensor, plan: Plan) -> bool:
 
 def _forward(
     z: Tensor, v: Tensor, query: Tensor | None, mask: Tensor | None, state: Tensor | None, plan: Plan
-) -> Results:
+) -> tuple[Results, tuple[Tensor, ...]]:
     with torch.autocast(v.device.type, enabled=False):
         if _is_full(v, plan):
-            return coherence_full.forward(z, v, query, mask, plan)
+            return coherence_full.forward(z, v, query, mask, plan), ()
         return coherence_scan.forward(z, v, query, mask, state, plan)
 
 
@@ -68,11 +66,11 @@ def _backward(
     results: Sequence[Tensor],
     plan: Plan,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    out, inverse, past, future, exact = results
+    out, inverse, past, future, exact, *kept = results
     with torch.autocast(v.device.type, enabled=False):
         if _is_full(v, plan):
             return coherence_full.backward(grad, z, v, query, mask, out, inverse, past, exact, plan)
-        return coherence_scan.backward(grad, z, v, query, mask, out, inverse, past, future, exact, plan)
+        return coherence_scan.backward(grad, z, v, query, mask, out, inverse, past, future, exact, tuple(kept), plan)
 
 
 class _Average(torch.autograd.Function):
@@ -86,8 +84,8 @@ class _Average(torch.autograd.Function):
         state: Tensor | None,
         plan: Plan,
     ) -> Tensor:
-        results = _forward(z, v, query, mask, state, plan)
-        ctx.save_for_backward(z, v, query, mask, *results)
+        results, kept = _forward(z, v, query, mask, state, plan)
+        ctx.save_for_backward(z, v, query, mask, *results, *kept)
         ctx.plan = plan
         return results[0]
 
@@ -114,7 +112,7 @@ def _operator(
     floor: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     plan = Plan(tuple(coefficients), fast_order, kappa, tuple(leak), causal, floor)
-    return _forward(z, v, query, mask, state, plan)
+    return _forward(z, v, query, mask, state, plan)[0]
 
 
 @_operator.register_fake

@@ -2,11 +2,11 @@
 
     sums_i = sum_j leak^|i - j| k(z_i, z_j) [v_j, 1]     (j <= i if causal),     out_i = sums_i[:D] / sums_i[D]
 
-Inside a chunk the kernel is a matrix. All before it acts through the field ``L = sum_j f_j [v_j, 1]^T`` of its tokens'
-features, decayed to the chunk's start, and, if not causal, all after it through the mirror image. The kernel is
+Inside a chunk the kernel is a matrix. All before it acts through the field ``L = sum_j f_j [v_j, 1]^T`` of its
+tokens' features, decayed to the chunk's start, and, if not causal, all after it through the mirror image. The kernel is
 symmetric, so the gradient of v is the same sum over g, the gradient of the sums, with past and future exchanged; that
-of f is ``g L^T`` plus ``[v, 1] R^T`` with R the field of g. Kept for it are the tokens, the output, its denominators
-and one field per segment; a segment is computed again.
+of f is ``L g^T`` plus ``R [v, 1]^T`` with R the field of g. Kept for it are the tokens, the output, its denominators
+and one field per segment; a segment is computed again, unless it is the only one: then its blocks are kept too.
 
 Arithmetic: float32 with fields carried in float64, M for 1e-6, is enough unless the fields nearly cancel, as for a
 query in antiphase to n others: n e^(-2 kappa) is left of n, with an error of 1e-7 n. So if a denominator is below
@@ -20,28 +20,28 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from neurons.ops.coherence_chunks import (
-    Factors,
-    Plan,
-    Stretch,
-    factors,
-    field,
-    gradient_along_circle,
-    gradient_of_points,
-    inverse_of,
+from neurons.ops.coherence_chunks import Chunks, Plan, inverse_of
+from neurons.ops.coherence_chunks import gradient_of_sums as gradient_of_sums
+from neurons.ops.coherence_segment import (
+    Constants,
+    Gradient,
+    Segment,
+    constants,
+    fields,
+    fields_of_gradient,
     kernel_block,
     load,
-    prefixes,
 )
 
-CHUNK = 64
+CHUNK = 48  # as fast as 32 and 64 where caches are cold, faster where they are warm
 DENSE_UP_TO = 256  # tokens: so many are one chunk, and no field is made; measured where both ways cost the same
 DENSE_UP_TO_BY_FEATURES = 160  # the same where the block of a chunk is a product of features, which costs more
 UNIT = 2048  # tokens of all heads in hand at once on a CPU: what is made of them stays in the cache
 GPU_UNIT = 65536
 CANCEL = 0.05
+
+Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,15 @@ class Call:
         groups = [slice(start, start + rows) for start in range(0, batch, rows)]
         return groups, [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
-    def stretch(self, rows: slice, part: slice, exact: bool, far: bool) -> tuple[Stretch, Factors]:
+    def constants(self, part: slice, exact: bool) -> tuple[Constants, Constants]:
+        """For chunks of ``part``, and for time that runs backwards."""
         order = len(self.plan.coefficients) - 1 if exact else self.plan.fast_order
         count = -(-(part.stop - part.start) // self.chunk)
-        dtype = self.wide if exact else self.near
-        constants = factors(self.plan, order, self.chunk, count, self.v.device, dtype)
-        featured = order if far or not self.plan.kappa else 0
-        return load(*self.tokens(rows, part), self.chunk, self.near, featured, constants), constants
+        return constants(self.plan, order, self.chunk, count, self.v.device, self.wide if exact else self.near)
+
+    def segment(self, rows: slice, part: slice, far: bool, c: Constants) -> Segment:
+        order = c.slopes.shape[1] if far or not self.plan.kappa else 0
+        return load(*self.tokens(rows, part), self.chunk, order, c)
 
     def tokens(self, rows: slice, part: slice) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """z, v, query and mask of ``rows`` and ``part``."""
@@ -95,9 +97,10 @@ class Call:
 
 def forward(
     z: Tensor, v: Tensor, query: Tensor | None, mask: Tensor | None, state: Tensor | None, plan: Plan
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Results, tuple[Tensor, ...]]:
     """The average (B, H, N, D) and, for ``backward``: its inverse denominators (B, H, N, 1), zero where masked, the
-    fields before and after every segment (S, B, H, F, D + 1), and which groups of rows were done in float64.
+    fields before and after every segment (S, B, H, F, D + 1), and which groups of rows were done in float64; and blocks
+    of an only segment, which ``backward`` makes again if it does not get them.
 
     ``state`` (B, H, F, D + 1) is the field of earlier tokens, in float64 (causal plans only).
     """
@@ -111,11 +114,14 @@ def forward(
     if state is not None:
         past[0] = state
     exact = [call.near == call.wide or not (plan.floor or plan.kappa)] * len(groups)
+    kept: tuple[Tensor, ...] | None = ()
     for index, rows in enumerate(groups):
-        if not _forward_rows(call, rows, segments, far, exact[index], out, inverse, past, future):
+        kept = _forward_rows(call, rows, segments, far, exact[index], out, inverse, past, future, state is not None)
+        if kept is None:
             exact[index] = True
-            _forward_rows(call, rows, segments, far, True, out, inverse, past, future)
-    return out, inverse, past, future, torch.tensor(exact)
+            kept = _forward_rows(call, rows, segments, far, True, out, inverse, past, future, state is not None)
+    only = len(groups) == len(segments) == 1 and not len(future)
+    return (out, inverse, past, future, torch.tensor(exact)), kept if only and kept else ()
 
 
 def last_field(z: Tensor, v: Tensor, mask: Tensor | None, state: Tensor | None, plan: Plan) -> Tensor:
@@ -125,17 +131,15 @@ def last_field(z: Tensor, v: Tensor, mask: Tensor | None, state: Tensor | None, 
     """
     call = Call(z, v, None, mask, plan)
     for part in call.cut[1]:
-        length = part.stop - part.start
-        c = factors(plan, len(plan.coefficients) - 1, 1, 1, v.device, call.wide)
-        s = load(*call.tokens(slice(None), part), length, call.near, len(plan.coefficients) - 1, c)
-        assert s.f is not None
+        length, order = part.stop - part.start, len(plan.coefficients) - 1
+        c, _ = constants(plan, order, 1, 1, v.device, call.wide)
+        s = load(*call.tokens(slice(None), part), length, order, c)
         f = s.f
         if plan.leak:
             rate = torch.tensor(plan.leak, dtype=call.wide, device=v.device).log().reshape(-1, 1, 1, 1)
-            age = torch.arange(length, 0, -1, device=v.device).unsqueeze(-1)
-            f = s.scaled(f, torch.exp(age * rate))
+            f = s.scaled(f, torch.exp(torch.arange(length, 0, -1, device=v.device) * rate))
             state = None if state is None else state * torch.exp(length * rate[:, 0])
-        own = field(f, s.v).view(*v.shape[:2], -1, v.shape[3] + 1)
+        own = torch.bmm(f, s.v).view(*v.shape[:2], -1, v.shape[3] + 1)
         state = own if state is None else state + own
     assert state is not None
     return state
@@ -151,39 +155,51 @@ def _forward_rows(
     inverse: Tensor,
     past: Tensor,
     future: Tensor,
-) -> bool:
-    """Fills in ``rows`` of the results; False if float32 did not do."""
+    fed: bool,
+) -> tuple[Tensor, ...] | None:
+    """Fills in ``rows`` of the results, ``fed`` by a past before them or not; returns the blocks of the last segment,
+    or None if float32 did not do."""
     plan, size = call.plan, 2 * (len(call.plan.coefficients) if exact else call.plan.fast_order + 1) - 1
+    kept: tuple[Tensor, ...] = ()
     for i in reversed(range(1, len(future))):
-        s, c = call.stretch(rows, segments[i], exact, far)
-        after = _fields(s, c.mirrored(), future[i, rows, :, :size], future=True)[1]
-        future[i - 1, rows, :, :size] = after
+        c, mirror = call.constants(segments[i], exact)
+        s = call.segment(rows, segments[i], far, c)
+        future[i - 1, rows, :, :size] = fields(s, mirror, future[i, rows, :, :size], future=True)[1]
     for i, part in enumerate(segments):
-        s, c = call.stretch(rows, part, exact, far)
-        k = kernel_block(s, plan, c)
-        num, den, total = torch.bmm(k, s.v), k.sum(-1, keepdim=True), None
+        c, mirror = call.constants(part, exact)
+        s = call.segment(rows, part, far, c)
+        k, weight = kernel_block(s, plan, c), None
+        sums = torch.bmm(k, s.v)
+        kept = k, s.v, s.u, s.f, s.w, *(s.asking or ())
         if far:
-            assert s.f is not None
-            before, carried = _fields(s, c, past[i, rows, :, :size])
-            num, den = _add_far(s, c.row, before, num, den)
-            total = before[:, :1, -1:] / c.scale[0]
+            carried = past[i, rows, :, :size] if i or fed else None
+            found, carried = fields(s, c, carried)
+            kept = *kept, found
+            weight = _add_far(s, c.row, found, sums)
             if i + 1 < len(segments):
                 past[i + 1, rows, :, :size] = carried
             if len(future):
-                mirror = c.mirrored()
-                after, _ = _fields(s, mirror, future[i, rows, :, :size], future=True)
-                num, den = _add_far(s, mirror.row, after, num, den)
-                total = total + after[:, :1, -1:] / c.scale[0]
-            if not exact and cancels(den, total, s, plan):
-                return False
-        inv, length = inverse_of(den, total, s, plan), part.stop - part.start
-        inverse[rows, :, part] = _tokens(inv, s, length)
-        out[rows, :, part] = _tokens(num.mul_(inv), s, length)
-    return True
+                found, _ = fields(s, mirror, future[i, rows, :, :size], future=True)
+                weight = weight + _add_far(s, mirror.row, found, sums)
+            if not exact and cancels(sums[..., -1:], weight, s, plan):
+                return None
+        inv = inverse_of(sums[..., -1:], weight, s, plan)
+        inverse[rows, :, part] = s.tokens(inv)
+        torch.mul(s.tokens(sums[..., :-1]), inverse[rows, :, part], out=out[rows, :, part])
+    return kept
 
 
-def cancels(den: Tensor, weight: Tensor, s: Stretch, plan: Plan) -> bool:
-    """Whether a denominator (G, C, 1) of a token that counts is too little of the ``weight`` (G, 1, 1) of its keys."""
+def _add_far(s: Segment, decay: Tensor | None, found: Tensor, sums: Tensor) -> Tensor:
+    """Adds to the ``sums`` (G, C, D + 1) of queries what they find in a field; returns the weight of its keys, their
+    count after all decay, (G, C, 1) or (G, 1, 1)."""
+    sums.baddbmm_(s.scaled(s.q[2], decay).mT, found)
+    count = found[:, :1, -1:]
+    return count if decay is None else (count.view(*s.shape[:3], 1, 1) * decay).view(len(sums), -1, 1)
+
+
+def cancels(den: Tensor, weight: Tensor, s: Chunks, plan: Plan) -> bool:
+    """Whether a denominator (G, C, 1) of a token that counts is too little of the ``weight`` of its keys, (G, C, 1) or
+    (G, 1, 1)."""
     low = den.clamp_min(plan.floor) < weight * CANCEL
     if s.hidden is not None:
         low.view(*s.shape).masked_fill_(s.hidden.view(s.shape[0], 1, *s.shape[2:]), False)
@@ -201,6 +217,7 @@ def backward(
     past: Tensor,
     future: Tensor,
     exact: Tensor,
+    kept: tuple[Tensor, ...],
     plan: Plan,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of z, v and query from ``grad`` (B, H, N, D), that of the average, and the results of ``forward``."""
@@ -214,138 +231,54 @@ def backward(
         size = 2 * (len(plan.coefficients) if wide else plan.fast_order + 1) - 1
         # the fields of g: before every segment, if it has a future to act on, and after the one in hand
         g_past = torch.zeros_like(future[:, rows, :, :size])
-        g_after = torch.zeros_like(past[0, rows, :, :size]) if far else None
+        g_after = None
         for i in range(len(future) - 1):
-            s, c = call.stretch(rows, segments[i], wide, far)
-            g = gradient_of_sums(grad, out, inverse, rows, segments[i], s)
-            g_past[i + 1] = _fields_of_g(s, c, *g, g_past[i])[1]
+            c, _ = call.constants(segments[i], wide)
+            s = call.segment(rows, segments[i], far, c)
+            g = _gradient_of_sums(grad, out, inverse, rows, segments[i], s)
+            g_past[i + 1] = fields_of_gradient(s, c, g, g_past[i])[1]
         for i in reversed(range(len(segments))):
             part = segments[i]
-            s, c = call.stretch(rows, part, wide, far)
-            g = gradient_of_sums(grad, out, inverse, rows, part, s)
-            k = kernel_block(s, plan, c)
-            of_v = torch.bmm(k.mT, g[0])
-            of_k = torch.bmm(g[0], s.v.mT).add_(g[1])
-            of_z = of_asking = None
-            of_f: Parts = (None, None)
-            if plan.kappa:
-                of_z, of_asking = gradient_along_circle(s, of_k.mul_(k), plan)
+            c, mirror = call.constants(part, wide)
+            if kept:
+                k, values, *points = kept
+                shape = (*v.shape[:2], len(k) // v.shape[:2].numel(), k.shape[1])
+                asking = None if query is None else (points[3], points[4], points[5])
+                s = Segment(points[0], values, points[1], points[2], asking, None, shape, v.shape[2])
             else:
-                of_f = _gradient_of_block(s, c, of_k)
+                s = call.segment(rows, part, far, c)
+                k = kernel_block(s, plan, c)
+            g = _gradient_of_sums(grad, out, inverse, rows, part, s)
+            of_k, of_v = torch.bmm(g, s.v.mT), torch.bmm(k.mT, g[..., :-1])
+            gradient = Gradient(s, c, plan)
+            gradient.through_block(of_k, k)
             if far:
-                assert s.f is not None
-                assert g_after is not None
-                g = g[0].to(s.f.dtype), g[1].to(s.f.dtype)
-                mirror = c.mirrored()
-                before, _ = _fields(s, c, past[i, rows, :, :size])
-                g_found, g_after = _fields_of_g(s, mirror, *g, g_after, future=True)
-                of_f, of_v = _gradient_of_far(s, c, g, before, g_found, of_f, of_v)
+                found = kept[-1] if kept else fields(s, c, past[i, rows, :, :size])[0]
+                g_found, g_after = fields_of_gradient(s, mirror, g, g_after, future=True)
+                gradient.through_field(g, found, g_found, of_v, c)
                 if len(future):
-                    after, _ = _fields(s, mirror, future[i, rows, :, :size], future=True)
-                    g_found, _ = _fields_of_g(s, c, *g, g_past[i])
-                    of_f, of_v = _gradient_of_far(s, mirror, g, after, g_found, of_f, of_v)
-            of_z = _through_powers(s.p, of_f[0], of_z, c)
+                    found, _ = fields(s, mirror, future[i, rows, :, :size], future=True)
+                    g_found, _ = fields_of_gradient(s, c, g, g_past[i])
+                    gradient.through_field(g, found, g_found, of_v, mirror)
+            of_z, of_query = gradient.of_points()
+            dz[rows, :, part] = s.tokens(of_z)
             if dq is not None:
-                of_asking = _through_powers(s.asking_p, of_f[1], of_asking, c)
-                dq[rows, :, part] = _tokens(of_asking, s, part.stop - part.start)
-            of_z, of_v = (_tokens(t, s, part.stop - part.start) for t in (of_z, of_v))
-            if mask is not None:
-                of_z, of_v = (t.masked_fill(~mask[rows, None, part, None], 0) for t in (of_z, of_v))
-            dz[rows, :, part], dv[rows, :, part] = of_z, of_v
+                assert of_query is not None
+                dq[rows, :, part] = s.tokens(of_query)
+            dv[rows, :, part] = s.tokens(of_v)
+    if mask is not None:
+        dv.masked_fill_(~mask[:, None, :, None], 0)
     return dz, dv, dq
 
 
-Parts = tuple[Tensor | None, Tensor | None]  # as keys and as queries; the first is all where the points are the same
-
-
-def _through_powers(p: Tensor | None, of_f: Tensor | None, near: Tensor | None, c: Factors) -> Tensor:
-    """The gradient of points from that of their features, besides what came ``near``, past them."""
-    if of_f is None:
-        assert near is not None
-        return near
-    back = gradient_of_points(p, of_f, c)
-    return back if near is None else back.add_(near)
-
-
-def _tokens(t: Tensor, s: Stretch, length: int) -> Tensor:
-    """(G, C, .) as (b, H, n, .)."""
-    return t.view(*s.shape[:2], -1, t.shape[-1])[:, :, :length]
-
-
-def _fields(s: Stretch, c: Factors, carried: Tensor, future: bool = False) -> tuple[Tensor, Tensor]:
-    assert s.f is not None
-    return prefixes(field(s.scaled(s.f, c.rest), s.v), carried, s, c, future)
-
-
-def _fields_of_g(
-    s: Stretch, c: Factors, of_num: Tensor, of_den: Tensor, carried: Tensor, future: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Like _fields: the gradient of the sums acts on the keys that its queries read."""
-    assert s.q is not None
-    q = s.scaled(s.q, c.rest).mT
-    own = torch.cat([torch.bmm(q, of_num.to(q.dtype)), torch.bmm(q, of_den.to(q.dtype))], -1)
-    return prefixes(own, carried, s, c, future)
-
-
-def _add_far(s: Stretch, decay: Tensor | None, fields: Tensor, num: Tensor, den: Tensor) -> tuple[Tensor, Tensor]:
-    assert s.q is not None
-    f = s.scaled(s.q, decay)
-    if f.dtype == num.dtype:
-        return num.baddbmm_(f, fields[..., :-1]), den.baddbmm_(f, fields[..., -1:])
-    far = torch.bmm(f, fields).to(num.dtype)  # converted first: an in-place sum of two types is ten times slower
-    return num.add_(far[..., :-1]), den.add_(far[..., -1:])
-
-
-def _gradient_of_block(s: Stretch, c: Factors, of_k: Tensor) -> Parts:
-    """Of the features, from that of a kernel block that is their product."""
-    assert s.f is not None
-    assert s.q is not None
-    if c.within is not None:
-        of_k.view(*s.shape, -1).mul_(c.within.to(of_k.dtype))
-    if s.asking is None:
-        return torch.bmm(of_k + of_k.mT, s.q.to(of_k.dtype)).to(s.q.dtype), None
-    as_key, as_query = torch.bmm(of_k.mT, s.q.to(of_k.dtype)), torch.bmm(of_k, s.f.to(of_k.dtype))
-    if c.signs is not None:
-        as_query *= c.signs.to(as_query.dtype)
-    return as_key.to(s.q.dtype), as_query.to(s.q.dtype)
-
-
-def _gradient_of_far(
-    s: Stretch,
-    c: Factors,
-    g: tuple[Tensor, Tensor],
-    found: Tensor,
-    g_found: Tensor,
-    of_f: Parts,
-    of_v: Tensor,
-) -> tuple[Parts, Tensor]:
-    """Adds to the gradients of features and values what passes through a field that queries ``found``, and through the
-    field of g, ``g_found``, that keys find."""
-    assert s.f is not None
-    as_query = torch.bmm(g[0], found[..., :-1].mT).baddbmm_(g[1], found[..., -1:].mT)
-    as_query = s.scaled(as_query, c.row)
-    if c.signs is not None:
-        as_query *= c.signs
-    as_key = torch.bmm(s.v.to(as_query.dtype), g_found[..., :-1].mT).add_(g_found[:, None, :, -1])
-    as_key = s.scaled(as_key, c.rest)
-    of_v += s.scaled(torch.bmm(s.f, g_found[..., :-1]), c.rest).to(of_v.dtype)
-    if s.asking is None:
-        return (_plus(of_f[0], as_query.add_(as_key)), None), of_v
-    return (_plus(of_f[0], as_key), _plus(of_f[1], as_query)), of_v
-
-
-def _plus(sum_: Tensor | None, term: Tensor) -> Tensor:
-    return term if sum_ is None else sum_.add_(term)
-
-
-def gradient_of_sums(
-    grad: Tensor, out: Tensor, inverse: Tensor, rows: slice, part: slice, s: Stretch
-) -> tuple[Tensor, Tensor]:
-    """From the gradient of the average that of the numerator (G, C, D) and of the denominator (G, C, 1)."""
-    of_out, average, inv = (t[rows, :, part] for t in (grad, out, inverse))
-    g = of_out * inv
-    of_den = torch.linalg.vecdot(g, average.to(g.dtype)).neg_().unsqueeze(-1)
-    chunk = s.shape[3]
-    if missing := -g.shape[2] % chunk:
-        g, of_den = F.pad(g, (0, 0, 0, missing)), F.pad(of_den, (0, 0, 0, missing))
-    return g.reshape(-1, chunk, g.shape[-1]), of_den.reshape(-1, chunk, 1)
+def _gradient_of_sums(grad: Tensor, out: Tensor, inverse: Tensor, rows: slice, part: slice, s: Segment) -> Tensor:
+    """(G, C, D + 1), of numerators and denominators, from the gradient of the average."""
+    of_out, average = grad[rows, :, part], out[rows, :, part]
+    b, heads, count, chunk = s.shape
+    g = s.v.new_empty(b, heads, count * chunk, s.v.shape[-1])
+    if s.length < count * chunk:
+        g[:, :, s.length :] = 0
+    inside = g[:, :, : s.length]
+    torch.mul(of_out, inverse[rows, :, part], out=inside[..., :-1])
+    torch.sum(inside[..., :-1] * average, -1, out=inside[..., -1]).neg_()
+    return g.view(-1, chunk, g.shape[-1])
