@@ -217,14 +217,16 @@ def test_stages_that_hand_their_input_on_settle_as_copies():
 
 
 def test_states_are_float32_under_autocast():
+    """Of stages whose last operation gives bfloat16."""
     torch.manual_seed(0)
-    model, batch = TinyModel(), tiny_batch()
+    stages = nn.Sequential(nn.Linear(4, 6), nn.Sequential(nn.Tanh(), nn.Linear(6, 6)), nn.Linear(6, 3))
+    chain = Chain(stages, (torch.randn(5, 4), torch.randint(0, 3, (5,))), F.cross_entropy)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        settling = Settling(Chain(model, batch), rate=0.1)
-        settling.run(2)
-        errors = ErrorSettling(Chain(model, batch), rate=0.1)
-        errors.run(2)
-    assert all(s.dtype == torch.float32 for s in [*settling.states, *errors.free])
+        assert stages[0](torch.randn(5, 4)).dtype == torch.bfloat16
+        settling, errors = Settling(chain, rate=0.1), ErrorSettling(chain, rate=0.1)
+        settling.run(3)
+        errors.run(3)
+    assert all(s.dtype == torch.float32 for s in [*settling.states, *errors.free, *settling.predictions])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
