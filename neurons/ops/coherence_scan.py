@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from neurons.ops.coherence_chunks import Chunks, Plan, inverse_of
-from neurons.ops.coherence_chunks import gradient_of_sums as gradient_of_sums
 from neurons.ops.coherence_segment import (
     Constants,
     Gradient,
@@ -32,13 +31,15 @@ from neurons.ops.coherence_segment import (
     fields_of_gradient,
     kernel_block,
     load,
+    plus,
 )
 
-CHUNK = 48  # as fast as 32 and 64 where caches are cold, faster where they are warm
-DENSE_UP_TO = 256  # tokens: so many are one chunk, and no field is made; measured where both ways cost the same
-DENSE_UP_TO_BY_FEATURES = 160  # the same where the block of a chunk is a product of features, which costs more
-UNIT = 2048  # tokens of all heads in hand at once on a CPU: what is made of them stays in the cache
+CHUNK = 32
+DENSE_UP_TO = 96  # tokens: so many are one chunk, and no field is made; measured where both ways cost the same
+DENSE_UP_TO_BOTH_WAYS = 256  # the same where fields come from the past and from the future
+UNIT = 2048  # tokens of 64 numbers, of all heads, in hand at once on a CPU: what is made of them stays in the cache
 GPU_UNIT = 65536
+LONGEST = 64  # chunks in a segment: the sums over those before grow with its square
 CANCEL = 0.05
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -58,7 +59,7 @@ class Call:
     @property
     def chunk(self) -> int:
         n = self.v.shape[2]
-        return n if n <= (DENSE_UP_TO if self.plan.kappa else DENSE_UP_TO_BY_FEATURES) else CHUNK
+        return n if n <= (DENSE_UP_TO if self.plan.causal else DENSE_UP_TO_BOTH_WAYS) else CHUNK
 
     @property
     def near(self) -> torch.dtype:
@@ -71,9 +72,9 @@ class Call:
     @property
     def cut(self) -> tuple[list[slice], list[slice]]:
         """Groups of rows, segments of tokens."""
-        batch, heads, n, _ = self.v.shape
-        unit = UNIT if self.v.device.type == "cpu" else GPU_UNIT
-        size = max(4, unit // (heads * self.chunk)) * self.chunk
+        batch, heads, n, width = self.v.shape
+        unit = (UNIT if self.v.device.type == "cpu" else GPU_UNIT) * 64 // max(width, self.chunk)
+        size = min(max(4, unit // (heads * self.chunk)), LONGEST) * self.chunk
         rows = max(1, unit // (heads * min(n, size)))
         groups = [slice(start, start + rows) for start in range(0, batch, rows)]
         return groups, [slice(start, min(start + size, n)) for start in range(0, n, size)]
@@ -168,33 +169,35 @@ def _forward_rows(
     for i, part in enumerate(segments):
         c, mirror = call.constants(part, exact)
         s = call.segment(rows, part, far, c)
-        k, weight = kernel_block(s, plan, c), None
-        sums = torch.bmm(k, s.v)
+        k, sums, weight = kernel_block(s, plan, c), None, None
         kept = k, s.v, s.u, s.f, s.w, *(s.asking or ())
         if far:
             carried = past[i, rows, :, :size] if i or fed else None
             found, carried = fields(s, c, carried)
             kept = *kept, found
-            weight = _add_far(s, c.row, found, sums)
+            w = s.scaled(s.q[2], c.row).mT
+            # who has no key of its own may hear little of a field, whose terms are rounded at the size of the largest
+            sums = torch.bmm(w, found) if plan.floor else torch.bmm(w.to(call.wide), found.to(call.wide)).to(w.dtype)
+            weight = _weight(s, c.row, found)
             if i + 1 < len(segments):
                 past[i + 1, rows, :, :size] = carried
             if len(future):
                 found, _ = fields(s, mirror, future[i, rows, :, :size], future=True)
-                weight = weight + _add_far(s, mirror.row, found, sums)
-            if not exact and cancels(sums[..., -1:], weight, s, plan):
-                return None
+                sums.baddbmm_(s.scaled(s.q[2], mirror.row).mT, found)
+                weight = weight + _weight(s, mirror.row, found)
+        sums = plus(sums, k, s.v)  # last: the terms of features are large and cancel each other
+        if weight is not None and not exact and cancels(sums[..., -1:], weight, s, plan):
+            return None
         inv = inverse_of(sums[..., -1:], weight, s, plan)
         inverse[rows, :, part] = s.tokens(inv)
         torch.mul(s.tokens(sums[..., :-1]), inverse[rows, :, part], out=out[rows, :, part])
     return kept
 
 
-def _add_far(s: Segment, decay: Tensor | None, found: Tensor, sums: Tensor) -> Tensor:
-    """Adds to the ``sums`` (G, C, D + 1) of queries what they find in a field; returns the weight of its keys, their
-    count after all decay, (G, C, 1) or (G, 1, 1)."""
-    sums.baddbmm_(s.scaled(s.q[2], decay).mT, found)
+def _weight(s: Segment, decay: Tensor | None, found: Tensor) -> Tensor:
+    """How many keys a field holds, after all decay: (G, C, 1), or (G, 1, 1) where there is none."""
     count = found[:, :1, -1:]
-    return count if decay is None else (count.view(*s.shape[:3], 1, 1) * decay).view(len(sums), -1, 1)
+    return count if decay is None else (count.view(*s.shape[:3], 1, 1) * decay).view(len(found), -1, 1)
 
 
 def cancels(den: Tensor, weight: Tensor, s: Chunks, plan: Plan) -> bool:
@@ -249,23 +252,23 @@ def backward(
                 s = call.segment(rows, part, far, c)
                 k = kernel_block(s, plan, c)
             g = _gradient_of_sums(grad, out, inverse, rows, part, s)
-            of_k, of_v = torch.bmm(g, s.v.mT), torch.bmm(k.mT, g[..., :-1])
             gradient = Gradient(s, c, plan)
-            gradient.through_block(of_k, k)
             if far:
                 found = kept[-1] if kept else fields(s, c, past[i, rows, :, :size])[0]
                 g_found, g_after = fields_of_gradient(s, mirror, g, g_after, future=True)
-                gradient.through_field(g, found, g_found, of_v, c)
+                gradient.through_field(g, found, g_found, c)
                 if len(future):
                     found, _ = fields(s, mirror, future[i, rows, :, :size], future=True)
                     g_found, _ = fields_of_gradient(s, c, g, g_past[i])
-                    gradient.through_field(g, found, g_found, of_v, mirror)
+                    gradient.through_field(g, found, g_found, mirror)
+            gradient.through_block(g, k)
             of_z, of_query = gradient.of_points()
             dz[rows, :, part] = s.tokens(of_z)
             if dq is not None:
                 assert of_query is not None
                 dq[rows, :, part] = s.tokens(of_query)
-            dv[rows, :, part] = s.tokens(of_v)
+            assert gradient.of_v is not None
+            dv[rows, :, part] = s.tokens(gradient.of_v)
     if mask is not None:
         dv.masked_fill_(~mask[:, None, :, None], 0)
     return dz, dv, dq

@@ -188,24 +188,44 @@ def fields_of_gradient(
     return prefixes(torch.bmm(s.scaled(s.q[1], c.rest), g), carried, s, c, future)
 
 
+def plus(sum_: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """``sum_ + a b``, in place, for batches of matrices; None for 0."""
+    return torch.bmm(a, b) if sum_ is None else sum_.baddbmm_(a, b)
+
+
 class Gradient:
-    """Collects what reaches the points of tokens as keys and as queries, which is one sum where no query has points of
-    its own: gradients of their features (G, F, C), but for the weights, and, on the circle, of their phases (G, C)."""
+    """Collects what reaches values (G, C, D), and points of tokens as keys and as queries, which is one sum where no
+    query has points of its own: gradients of their features (G, F, C), but for the weights, and, on the circle, of
+    their phases (G, C). Blocks come last: large terms that cancel each other are then summed among themselves."""
 
     def __init__(self, s: Segment, c: Constants, plan: Plan) -> None:
         self.s, self.c, self.kappa = s, c, plan.kappa
+        self.of_v: Tensor | None = None
         self.of_key: Tensor | None = None
         self.of_query: Tensor | None = None
         self.turns: tuple[Tensor, Tensor] | None = None
         self.across: Tensor | None = None  # iu of queries
 
-    def through_block(self, of_k: Tensor, k: Tensor) -> None:
-        """From that of a kernel block (G, C, C), which it changes.
+    def through_field(self, g: Tensor, found: Tensor, g_found: Tensor, c: Constants) -> None:
+        """From that of the sums (G, C, D + 1), through a field that queries ``found``, and through the field of g,
+        ``g_found``, that keys find."""
+        s = self.s
+        self.of_v = plus(self.of_v, s.scaled(s.w, c.rest).mT, g_found[..., :-1])
+        if s.asking is None:
+            self.of_key = self._plus(self.of_key, found, g, c.row)
+        else:
+            self.of_query = self._plus(self.of_query, found, g, c.row)
+        self.of_key = self._plus(self.of_key, g_found, s.v, c.rest)
+
+    def through_block(self, g: Tensor, k: Tensor) -> None:
+        """From that of the sums, through a kernel block (G, C, C).
 
         On the circle ``d log k_ij / d phi_i = kappa sin(phi_j - phi_i)``; by sines and not by ``sum_j u_j d log k_ij``,
         whose radial part is larger by far and leaves the rest with an error of 1e-5.
         """
         s = self.s
+        self.of_v = plus(self.of_v, k.mT, g[..., :-1])
+        of_k = torch.bmm(g, s.v.mT)
         if self.kappa:
             self.across = _turned(s.q[0])
             turn = torch.bmm(self.across.mT, s.u).mul_(of_k).mul_(k)
@@ -214,24 +234,13 @@ class Gradient:
         if self.c.within is not None:
             of_k.view(*s.shape, -1).mul_(self.c.within)
         if s.asking is None:
-            self.of_key = torch.bmm(s.f, of_k + of_k.mT)
+            self.of_key = plus(self.of_key, s.f, of_k + of_k.mT)
         else:
-            self.of_key, self.of_query = torch.bmm(s.q[1], of_k), torch.bmm(s.f, of_k.mT)
-
-    def through_field(self, g: Tensor, found: Tensor, g_found: Tensor, of_v: Tensor, c: Constants) -> None:
-        """From that of the sums (G, C, D + 1), through a field that queries ``found``, and through the field of g,
-        ``g_found``, that keys find; adds to that of values (G, C, D) too."""
-        s = self.s
-        of_v.baddbmm_(s.scaled(s.w, c.rest).mT, g_found[..., :-1])
-        if s.asking is None:
-            self.of_key = self._plus(self.of_key, found, g, c.row)
-        else:
-            self.of_query = self._plus(self.of_query, found, g, c.row)
-        self.of_key = self._plus(self.of_key, g_found, s.v, c.rest)
+            self.of_key, self.of_query = plus(self.of_key, s.q[1], of_k), plus(self.of_query, s.f, of_k.mT)
 
     def _plus(self, sum_: Tensor | None, a: Tensor, b: Tensor, decay: Tensor | None) -> Tensor:
-        if sum_ is not None and decay is None:
-            return sum_.baddbmm_(a, b.mT)
+        if decay is None:
+            return plus(sum_, a, b.mT)
         term = self.s.scaled(torch.bmm(a, b.mT), decay)
         return term if sum_ is None else sum_.add_(term)
 

@@ -95,7 +95,7 @@ def test_series_is_the_definition_in_values_and_gradients(n: int, kappa: float, 
 def test_segments_join_without_a_seam(
     causal: bool, leak: float | tuple[float, ...] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coherence_scan, "UNIT", 600)
+    monkeypatch.setattr(coherence_scan, "UNIT", 100)  # four chunks a segment
     phase, value, cotangent = sample(9 * coherence_scan.CHUNK + 7, batch=1)
     fast = with_gradients(lambda p, v: coherence_attention(p, v, causal=causal, leak=leak), phase, value, cotangent)
     slow = with_gradients(

@@ -8,10 +8,17 @@ import pytest
 import torch
 from test_coherence import assert_close, definition, sample, with_gradients
 from torch import Tensor
+from torch.nn import functional as F
 
 from neurons.errors import UsageError
 from neurons.ops import coherence_op, coherence_scan
-from neurons.ops.coherence import coherence_attention, disc_attention, point_attention, stream_attention
+from neurons.ops.coherence import (
+    coherence_attention,
+    disc_attention,
+    plan_of,
+    point_attention,
+    stream_attention,
+)
 from neurons.ops.coherence_order import order_parameters
 from neurons.ops.cosine_series import cosine_series
 
@@ -28,7 +35,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 4 tokens, four of them a segment, so that a few tokens have everything."""
     monkeypatch.setattr(coherence_scan, "CHUNK", 4)
     monkeypatch.setattr(coherence_scan, "DENSE_UP_TO", 4)
-    monkeypatch.setattr(coherence_scan, "DENSE_UP_TO_BY_FEATURES", 4)
+    monkeypatch.setattr(coherence_scan, "DENSE_UP_TO_BOTH_WAYS", 4)
     monkeypatch.setattr(coherence_scan, "UNIT", 1)
     monkeypatch.setattr(coherence_op, "FULL_ABOVE", 4)
     monkeypatch.setattr(coherence_op, "FULL_ABOVE_BY_FEATURES", 4)
@@ -100,6 +107,38 @@ def test_saved_memory_is_tokens_and_few_fields(options: dict) -> None:
     small, large = saved(2048), saved(8192)
     assert large <= 4.1 * small
     assert large < 8192 * 2 * 4 * (16 + 16 + 1 + 16 + 8)  # values, output, denominators, angles, a share of fields
+
+
+@pytest.mark.parametrize("leak", [(), (0.9, 0.99)], ids=str)
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("n", [50, 300])  # with and without a field
+def test_blocks_that_were_kept_are_those_made_again(leak: tuple[float, ...], split: bool, unit: bool, n: int) -> None:
+    z, value = disc(n, batch=1)
+    z = F.normalize(z, dim=-1) if unit else z
+    query = z.flip(2) if split else None
+    mask = torch.arange(n)[None] % 7 != 3
+    plan = plan_of(cosine_series("von_mises", 2.0), unit, True, leak or None, 2, split)
+    results, kept = coherence_scan.forward(z, value.float(), query, mask, None, plan)
+    assert kept
+    grad = torch.randn(value.shape, generator=torch.Generator().manual_seed(4))
+    first, second, again = (
+        [
+            t
+            for t in coherence_scan.backward(grad, z, value.float(), query, mask, *results, blocks, plan)
+            if t is not None
+        ]
+        for blocks in (kept, kept, ())
+    )
+    for a, b, c in zip(first, second, again, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c, rtol=0, atol=1e-6)
+
+
+def test_only_few_tokens_keep_their_blocks() -> None:
+    z, value = disc(300, batch=64, width=16)
+    plan = plan_of(cosine_series(), False, True, None, 2)
+    assert not coherence_scan.forward(z, value, None, None, None, plan)[1]
 
 
 @pytest.mark.parametrize("kappa", [1.0, 2.0, 4.0, 8.0])
