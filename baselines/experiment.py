@@ -18,6 +18,7 @@ from baselines.match import calibrated
 from baselines.setup import Setup, load_task, macs_per_step, setup, threads
 from learning.checkpoint import load_weights
 from learning.precision import Precision, autocast
+from learning.rule import StepReport
 from learning.rules.probe import gradient_cosine
 from learning.run import RunDirectory
 from learning.trainer import FitReport
@@ -78,6 +79,10 @@ def floors(config: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def _no_update(report: StepReport) -> None:
+    """For rules that interleave weight steps: a probe leaves the weights as they are."""
+
+
 def probe(made: Setup, batches: int = PROBE_BATCHES) -> dict[str, float | None]:
     """Of the rule on held-out batches, means without dropout: ``cosine`` of its gradient to backpropagation's,
     ``stationarity`` (None where nothing settles) and ``passes``. All None if settling diverges there."""
@@ -89,7 +94,7 @@ def probe(made: Setup, batches: int = PROBE_BATCHES) -> dict[str, float | None]:
         for i in range(batches):
             batch = stream.batch(i).to(made.device)
             cosine = gradient_cosine(made.rule, made.model, batch)["cosine"]
-            report = made.rule.step(made.model, batch)
+            report = made.rule.step(made.model, batch, update=_no_update)
             found.append((cosine, report.scalars.get("stationarity"), report.passes))
     except DivergedError:
         return {"cosine": None, "stationarity": None, "passes": None}
@@ -250,6 +255,7 @@ def load_run(run_dir: Path) -> Setup:
     directory = RunDirectory(run_dir)
     data_dir = os.environ.get("NEURONS_DATA_DIR") or directory.config["data_dir"]
     made = setup(directory.config | {"data_dir": data_dir})
+    made.rule.prepare(made.model)  # what a rule adds to a model (muPC's scales) is in the checkpoint
     load_weights(directory.weights, made.model)
     return made
 

@@ -166,7 +166,10 @@ class PredictiveCoding(Rule):
                 raise UsageError("precision_schedule='spiking' needs state_optimizer='sgd'")
         if self.variant == "fixedpred":
             if self.precision != 1 or self.state_optimizer != "sgd" or self.clamp is not None:
-                raise UsageError("fixedpred relaxes errors: precision, state_optimizer and clamp have no part in it")
+                raise UsageError(
+                    "fixedpred relaxes errors: precision, state_optimizer and clamp have no part in it. "
+                    "Try: precision=1.0, state_optimizer='sgd', clamp=None"
+                )
             if self.inference_rate >= 2:
                 raise UsageError(
                     f"fixedpred diverges at inference_rate >= 2, and it is {self.inference_rate}. Try: inference_rate=1"

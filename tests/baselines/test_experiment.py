@@ -51,6 +51,14 @@ def test_the_primary_value_is_the_accuracy_of_the_predictions(tmp_path):
     assert found["metrics"]["rule_stationarity"] >= 0
 
 
+@pytest.mark.parametrize("options", ["variant=ipc", "parametrisation=mupc"])
+def test_rules_that_move_or_mark_the_model_run_to_their_result_and_are_evaluated_again(tmp_path, options):
+    rule = f"predictive-coding:{options}:steps=3:precision=1.0"
+    found = run(tiny(rule=rule).config, out=tmp_path / "a")
+    assert 0 < found["metrics"]["cosine_to_backprop"] <= 1
+    assert evaluate(tmp_path / "a")["primary"]["value"] == found["primary"]["value"]
+
+
 def test_another_seed_is_another_model_on_the_same_split(tmp_path):
     a, b = setup(tiny(seed=0).config), setup(tiny(seed=1).config)
     weights = zip(a.model.parameters(), b.model.parameters(), strict=True)
