@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from locality import leaves
 from pc_networks import TinyModel, case, tiny_batch
 from torch import Tensor, nn
 
@@ -21,23 +22,6 @@ from learning.rules.settle import frozen
 from neurons.specs import Batch
 
 LOCAL = ["spc", "ipc", "fixedpred", "zil", "pn", "nn", "cn", "pcalm"]
-
-
-def leaves(output: Tensor) -> set[int]:
-    """ids of the tensors that gradients from ``output`` would accumulate in."""
-    found, seen = set(), set()
-    pending = [output.grad_fn]
-    if output.is_leaf and output.requires_grad:
-        found.add(id(output))
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        pending += [edge for edge, _ in node.next_functions]
-    return found
 
 
 class Recorder:
