@@ -10,6 +10,7 @@ from baselines import report_ablations
 from baselines import report_format as fmt
 from baselines import report_rows as rows
 from baselines.report_figures import figures
+from baselines.report_page import section, shell
 from baselines.report_svg import Look, looks
 from baselines.report_table import markdown_table
 from learning.files import write_atomic, write_error
@@ -36,37 +37,21 @@ def page(compare: dict) -> str:
     parts = [
         _head(compare, task),
         _warnings(compare),
-        _section("What each component is worth", report_ablations.table(compare), _apart(compare)),
-        _section("Results", rows.results(compare, style), "Hover over a number for all its digits."),
+        section("What each component is worth", report_ablations.table(compare), _apart(compare)),
+        section("Results", rows.results(compare, style), "Hover over a number for all its digits."),
         _figures(compare, style),
-        _section(
+        section(
             "What it cost",
             rows.cost(compare, style) + rows.memory(compare, style),
             "Speed: samples per second. MACs: multiply-accumulates. A pass is forward or backward through one stage.",
         ),
-        _section("Paired differences", rows.pairs(compare)),
+        section("Paired differences", rows.pairs(compare)),
         _protocol(compare),
         _limits(compare),
         _reproduce(compare),
         _runs(compare),
     ]
-    css = Path(__file__).with_name("report_style.css").read_text(encoding="utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(task)}: neurons compare</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _section(title: str, body: str, note: str = "") -> str:
-    if not body:
-        return ""
-    intro = f'<p class="note">{note}</p>\n' if note else ""
-    return f"<section>\n<h2>{escape(title)}</h2>\n{intro}{body}\n</section>"
+    return shell(f"{task}: neurons compare", parts)
 
 
 def _seeds(compare: dict) -> str:
@@ -134,7 +119,7 @@ def _figures(compare: dict, style: dict[str, Look]) -> str:
         f"<figcaption>{escape(one.caption)}</figcaption></figure>"
         for one in drawings
     )
-    return _section("Figures", f'<ul class="legend">{legend}</ul>\n<div class="grid">\n{cards}\n</div>')
+    return section("Figures", f'<ul class="legend">{legend}</ul>\n<div class="grid">\n{cards}\n</div>')
 
 
 def _flat(document: object, prefix: str = "") -> list[tuple[str, str]]:
@@ -157,7 +142,7 @@ def _protocol(compare: dict) -> str:
     facts = [*_flat(task), ("budget", _budget(compare)), *seeds, *recipe]
     environment = _flat(compare.get("env"))
     body = _definitions(facts) + (f"\n<h3>Environment</h3>\n{_definitions(environment)}" if environment else "")
-    return _section("Protocol and provenance", body)
+    return section("Protocol and provenance", body)
 
 
 def _limits(compare: dict) -> str:
@@ -181,7 +166,7 @@ def _limits(compare: dict) -> str:
         else "",
         "Nothing is said here about tasks, sizes or budgets that are not in the table.",
     ]
-    return _section("Limits", f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in said if text)}</ul>")
+    return section("Limits", f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in said if text)}</ul>")
 
 
 def _reproduce(compare: dict) -> str:
@@ -193,7 +178,7 @@ def _reproduce(compare: dict) -> str:
     told = "The same seeds, thread count and machine give the same numbers; times vary."
     if not compare.get("command"):
         told = "These runs were gathered; the command of each is not known here, its config.json is beside it."
-    return _section("Do it again", f"<pre><code>{escape(chr(10).join(lines))}</code></pre>", told)
+    return section("Do it again", f"<pre><code>{escape(chr(10).join(lines))}</code></pre>", told)
 
 
 def _runs(compare: dict) -> str:

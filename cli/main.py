@@ -13,7 +13,20 @@ import click
 
 from neurons.errors import NeuronsError, UsageError, nearest
 
-COMMANDS = ("list", "show", "train", "eval", "compare", "continual", "bench", "report", "runs", "data", "doctor")
+COMMANDS = (
+    "list",
+    "show",
+    "train",
+    "eval",
+    "compare",
+    "continual",
+    "lra",
+    "bench",
+    "report",
+    "runs",
+    "data",
+    "doctor",
+)
 INTERRUPTED = 130
 
 
