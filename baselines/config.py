@@ -32,7 +32,9 @@ from neurons.errors import UsageError, nearest
 from neurons.registry import Entry, describe
 from tasks import TASKS
 
-RUN_KEYS: dict[str, Any] = {"seed": 0, "device": "auto", "precision": "float32", "threads": None, "data_dir": None}
+RUN_KEYS: dict[str, Any] = {
+    "seed": 0, "device": "auto", "precision": "float32", "threads": None, "blind_beyond": None, "data_dir": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ def resolve(
     precision: str | None = None,
     steps: int | None = None,
     threads: int | None = None,
+    blind_beyond: int | None = None,
     data_dir: str | None = None,
 ) -> Resolved:
     """One run. Without ``model`` or ``rule``, the recipe's first one, else ``neuronsv2`` and ``predictive-coding``."""
@@ -203,7 +206,10 @@ def resolve(
         "rule": _chosen("rule", rule, document, origin, "predictive-coding"),
         "strategy": _chosen("strategy", strategy, document, origin, "naive"),
     }
-    run = _run_flags(seed=seed, device=device, precision=precision, steps=steps, threads=threads, data_dir=data_dir)
+    run = _run_flags(
+        seed=seed, device=device, precision=precision, steps=steps, threads=threads, blind_beyond=blind_beyond,
+        data_dir=data_dir,
+    )  # fmt: skip
     return _resolve_one(document, origin, parts, sets, run, ())
 
 
@@ -219,6 +225,7 @@ def resolve_grid(
     precision: str | None = None,
     steps: int | None = None,
     threads: int | None = None,
+    blind_beyond: int | None = None,
     data_dir: str | None = None,
     controls: bool = True,
     ablate: bool = False,
@@ -252,8 +259,9 @@ def resolve_grid(
         task_part = Part.parse("task", chosen, "flag" if task else origin)
         parts = {"task": task_part, "model": model, "rule": rule, "strategy": Part("naive", origin="default")}
         flags = _run_flags(
-            seed=seed, device=device, precision=precision, steps=steps, threads=threads, data_dir=data_dir
-        )
+            seed=seed, device=device, precision=precision, steps=steps, threads=threads, blind_beyond=blind_beyond,
+            data_dir=data_dir,
+        )  # fmt: skip
         return _resolve_one(document, origin, parts, sets, flags, others, control)
 
     left_out: list[str] = []

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from baselines import STRATEGIES, measure
+from baselines.blind import Blind
 from learning import RULES
 from learning.hooks import Strategy
 from learning.precision import resolve_device
@@ -67,6 +68,8 @@ def setup(config: dict[str, Any], *, check: bool = True) -> Setup:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"model '{name}' cannot be built with these options: {error}") from error
+    if config.get("blind_beyond") is not None:
+        model = Blind(model, beyond=config["blind_beyond"])
     rule = RULES.build(config["rule"]["name"], **config["rule"]["options"])
     reason = rule.supports(model)
     if check and reason is not None:

@@ -24,6 +24,12 @@ dry_run = click.option(
 )
 
 
+blind_beyond = click.option(
+    "--blind-beyond", type=click.IntRange(min=1), metavar="K",
+    help="Receptive-field ablation: the model sees windows of K tokens, each by itself.",
+)  # fmt: skip
+
+
 def debug(function: F) -> F:
     """``--debug`` after the subcommand; the root group reads it."""
     return click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")(function)
@@ -47,6 +53,7 @@ def run_options(function: F) -> F:
             "--precision", type=click.Choice(["float32", "bf16"]), help="bf16 is autocast.  [default: float32]"
         ),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads."),
+        blind_beyond,
         click.option("--data-dir", help="Folder with local data sets.  [env: NEURONS_DATA_DIR]"),
         click.option("--out", type=click.Path(path_type=Path), help="Where to write; never an existing run."),
         click.option(

@@ -27,6 +27,7 @@ from neurons.errors import DataError, UsageError
 @click.option("--device", help="auto, cpu, cuda or mps.  [default: auto]")
 @click.option("--precision", type=click.Choice(["float32", "bf16"]), help="bf16 is autocast.  [default: float32]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@common.blind_beyond
 @click.option("--data-dir", help="Folder with local data sets.  [env: NEURONS_DATA_DIR]")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="A folder for the suite.  [default: runs/lra or runs/lra-short]"
@@ -52,7 +53,7 @@ def command(task: str, short: bool, out: Path | None, dry_run: bool, as_json: bo
 
     place = out or Path("runs") / ("lra-short" if short else "lra")
     chosen = arena.suite(task, short=short)
-    run = {key: flags.pop(key) for key in ("steps", "device", "precision", "threads", "data_dir")}
+    run = {key: flags.pop(key) for key in ("steps", "device", "precision", "threads", "blind_beyond", "data_dir")}
     grids = {
         name: resolve_grid(
             recipe=recipe, models=common.comma_list(flags["models"]), rules=common.comma_list(flags["rules"]),
