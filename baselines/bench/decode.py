@@ -81,8 +81,10 @@ class KeyValueCache:
     def __init__(self, attention: SoftmaxAttention, past: Tensor, *, room: int) -> None:
         self.attention, self.length = attention, past.shape[1]
         _, keys, values = self._project(past)
-        if attention.positions == "rotary":
-            raise UsageError("the key-value cache takes softmax attention without rotary positions")
+        if attention.positions != "none":
+            raise UsageError(
+                f"the key-value cache takes softmax attention with positions 'none', not '{attention.positions}'"
+            )
         self.keys, self.values = (F.pad(t, (0, 0, 0, room)) for t in (keys, values))
 
     def rewound(self) -> Step:

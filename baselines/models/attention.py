@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neurons import ATTENTIONS
-from neurons.errors import UsageError
+from neurons import ATTENTIONS, POSITIONS
+from neurons.manifold.heads import added_to_logits, check_heads, remember, start_of
 from neurons.model import Attention
 from neurons.specs import Context, zero_masked
 
@@ -18,9 +17,11 @@ from neurons.specs import Context, zero_masked
 class SoftmaxAttention(Attention):
     """Scaled dot-product attention, softmax(Q K^T / sqrt(d)) V per head: (B, T, width) -> (B, T, width).
 
-    ``positions="rotary"`` turns queries and keys by their position; "none" leaves order to the embedding. ``dropout``
-    acts on the attention weights. Parameters: 4 width^2 + 4 width. Masked keys get no weight; with ``causal`` step t
-    reads steps <= t. Source: Vaswani et al. 2017; Su et al. 2021 (rotary).
+    ``positions``: ``rotary`` turns queries and keys by their place, ``alibi`` adds slopes to the logits, ``none``
+    leaves order to the embedding. ``dropout`` acts on the attention weights. Masked keys get no weight; with ``causal``
+    step t reads steps <= t. ``label``: of the cache of keys and values, 2 width numbers per token, through which a
+    causal layer goes on from chunk to chunk. Parameters: 4 width^2 + 4 width.
+    Source: Vaswani et al. 2017; Su et al. 2021 (rope); Press, Smith & Lewis 2022 (ALiBi).
     """
 
     def __init__(
@@ -30,55 +31,28 @@ class SoftmaxAttention(Attention):
         causal: bool,
         heads: int = 4,
         dropout: float = 0.0,
-        positions: Literal["none", "rotary"] = "none",
+        positions: Literal["none", "rotary", "alibi"] = "none",
+        label: str = "softmax",
     ) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
-            raise UsageError(f"attention 'softmax': width {width} is not a multiple of heads {heads}")
-        if positions == "rotary" and (width // heads) % 2:
-            raise UsageError(f"attention 'softmax': rotary needs an even head size, not {width // heads}")
+        check_heads("softmax", width, heads)
         self.width, self.is_causal = width, causal
-        self.heads, self.dropout, self.positions = heads, dropout, positions
+        self.heads, self.dropout, self.positions, self.label = heads, dropout, positions, label
+        self.place = POSITIONS.build("rope" if positions == "rotary" else positions, width=width, heads=heads, length=0)
         self.project = nn.Linear(width, 3 * width)
         self.merge = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        self.whole_sequence(context)
-        batch, steps, width = x.shape
-        q, k, v = self.project(x).view(batch, steps, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        if self.positions == "rotary":
-            q, k = rotate(q), rotate(k)
-        allowed = _allowed(context.mask, steps, self.is_causal)
+        projected = self.place.turn(self.project(x), start_of(context, self.label) if self.is_causal else 0)
+        q, k, v = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        k, v, mask = remember(context, self.label, k, v) if self.is_causal else (k, v, context.mask)
+        added = added_to_logits(self.place, q, k, mask, self.is_causal)
         mixed = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=allowed,
+            attn_mask=added,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.is_causal and allowed is None,
+            is_causal=self.is_causal and added is None,
         )
-        return zero_masked(self.merge(mixed.transpose(1, 2).reshape(batch, steps, width)), context.mask)
-
-
-def _allowed(mask: Tensor | None, steps: int, causal: bool) -> Tensor | None:
-    """(B, 1, 1 or T, T) bool, True where a query may read a key; None if there is no padding.
-
-    No row is empty: a softmax over nothing is NaN, and so is its gradient even where the output is zeroed afterwards.
-    """
-    if mask is None:
-        return None
-    if not causal:
-        return (mask | ~mask.any(1, keepdim=True))[:, None, None, :]
-    past = torch.ones(steps, steps, dtype=torch.bool, device=mask.device).tril()
-    own = torch.eye(steps, dtype=torch.bool, device=mask.device)
-    return (past & mask[:, None, :] | own)[:, None]
-
-
-def rotate(x: Tensor, base: float = 10000.0) -> Tensor:
-    """x (B, H, T, d): the pair (x_i, x_{i + d/2}) at step t turned by the angle t * base^(-2i/d); in float32."""
-    steps, half = x.shape[-2], x.shape[-1] // 2
-    rate = base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = torch.arange(steps, device=x.device, dtype=torch.float32)[:, None] * rate
-    cosine, sine = angle.cos(), angle.sin()
-    first, second = x.float().split(half, dim=-1)
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1).to(x.dtype)
+        return zero_masked(self.merge(mixed.transpose(1, 2).flatten(2)), context.mask)

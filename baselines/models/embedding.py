@@ -16,7 +16,9 @@ class InputEmbedding(nn.Module):
     The sum is multiplied by sqrt(width), with tables drawn from N(0, 1 / width) (Vaswani et al. 2017), rows from
     N(0, 1 / (width F)) and positions from N(0, 0.02^2): a stream of unit scale, without which the first layer norm's
     Jacobian is 50 and settling diverges. Zeros at masked positions. Learned positions know ``input.length`` steps; a
-    longer batch is a UsageError. ``token_dropout`` is the share of tokens lost while training; their positions stay.
+    longer sequence is a UsageError. ``token_dropout`` is the share of tokens lost while training; their positions stay.
+    Streaming: the number of tokens that came before is read from ``context.state["embedding"]`` and left, with these,
+    in ``context.next_state["embedding"]``.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class InputEmbedding(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         hidden = self.token_dropout(self.embed(x))
         if self.position is not None:
-            steps, known = x.shape[1], self.position.num_embeddings
+            before = int(context.state.get("embedding", 0))
+            steps, known = before + x.shape[1], self.position.num_embeddings
             if steps > known:
                 raise UsageError(f"batch of {steps} steps, but the model knows {known} positions: raise input.length")
-            hidden = hidden + self.position(torch.arange(steps, device=x.device))
+            context.next_state["embedding"] = torch.tensor(steps)
+            hidden = hidden + self.position(torch.arange(before, steps, device=x.device))
         return zero_masked(self.dropout(hidden * self.scale), context.mask)

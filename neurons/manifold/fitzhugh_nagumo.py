@@ -9,6 +9,7 @@ return. Sources: FitzHugh 1961; Nagumo, Arimoto & Yoshizawa 1962; Ascher, Ruuth 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -109,7 +110,7 @@ class StepSize(nn.Module):
 
     def __init__(self, channels: int, *, most: float = 0.5, first: float = 0.25) -> None:
         super().__init__()
-        start = torch.logit(torch.tensor(first / most)).item()
+        start = math.log(first / (most - first))
         self.most, self.theta = most, nn.Parameter(torch.full((channels,), start))
 
     def forward(self) -> Tensor:

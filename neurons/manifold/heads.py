@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from neurons import POSITIONS
 from neurons.errors import UsageError
+from neurons.manifold.positions import Position
 from neurons.specs import Context
 
 
@@ -44,12 +45,8 @@ class Heads(nn.Module):
         return q, k, v
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor | None:
-        """What SDPA adds to or forbids among the logits; None where its own causal flag says it all."""
-        bias = self.position.bias(q.shape[2], k.shape[2], self.causal, q)
-        may = allowed(mask, q.shape[2], k.shape[2], self.causal, q.device)
-        if bias is None:
-            return may
-        return bias if may is None or mask is None else bias.masked_fill(~may, -math.inf)
+        """See :func:`added_to_logits`."""
+        return added_to_logits(self.position, q, k, mask, self.causal)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
         """Softmax attention (B, H, T, d); ``mask`` (B, S) is that of the keys."""
@@ -58,6 +55,15 @@ class Heads(nn.Module):
 
     def join(self, mixed: Tensor) -> Tensor:
         return self.merge(mixed.transpose(1, 2).flatten(2))
+
+
+def added_to_logits(position: Position, q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
+    """What SDPA adds to or forbids among the logits; None where its own causal flag says it all."""
+    bias = position.bias(q.shape[2], k.shape[2], causal, q)
+    may = allowed(mask, q.shape[2], k.shape[2], causal, q.device)
+    if bias is None:
+        return may
+    return bias if may is None or mask is None else bias.masked_fill(~may, -math.inf)
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, causal: bool, scale: float | None = None) -> Tensor:

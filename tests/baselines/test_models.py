@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.models.attention import SoftmaxAttention, _allowed, rotate
+from baselines.models.attention import SoftmaxAttention
 from baselines.models.bag_of_words import BagOfWords
 from baselines.models.mlp import MLP
 from baselines.models.transformer import Block, Transformer
 from neurons.errors import UsageError
+from neurons.manifold.heads import allowed
 from neurons.specs import Batch, Context, InputSpec, OutputSpec
 
 WIDTH, HEADS, STEPS = 16, 4, 9
@@ -55,9 +56,11 @@ def test_softmax_attention_equals_multihead_attention(causal: bool, mask: torch.
 def test_every_query_may_read_some_key(causal: bool) -> None:
     """Backends differ on a softmax over nothing; left padding and empty samples must not ask for one."""
     mask = torch.tensor([[True, True, True], [False, False, True], [False, False, False]])
-    allowed = _allowed(mask, 3, causal).expand(3, 1, 3, 3)[:, 0]
-    assert allowed.any(-1).all()
-    assert allowed[1].tolist() == (
+    may = allowed(mask, 3, 3, causal, mask.device)
+    assert may is not None
+    may = may.expand(3, 1, 3, 3)[:, 0]
+    assert may.any(-1).all()
+    assert may[1].tolist() == (
         [[True, False, False], [False, True, False], [False, False, True]] if causal else [[False, False, True]] * 3
     )
 
@@ -90,29 +93,12 @@ def test_block_equals_torch_encoder_layer() -> None:
     torch.testing.assert_close(block(x, Context(mask=MASK)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_rotary_is_multiplication_by_a_unit_complex_number() -> None:
-    x = torch.randn(2, 3, 50, 8, dtype=torch.float64)
-    step = torch.arange(50, dtype=torch.float64)[:, None]
-    angle = step * 10000.0 ** (-2 * torch.arange(4, dtype=torch.float64) / 8)
-    turned = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angle), angle)
-    torch.testing.assert_close(rotate(x), torch.cat([turned.real, turned.imag], -1), rtol=0, atol=1e-4)
-
-
-def test_rotary_scores_depend_on_the_distance_alone() -> None:
-    q, k = torch.randn(2, 8)
-    scores = rotate(q.expand(1, 1, 20, 8)) @ rotate(k.expand(1, 1, 20, 8)).transpose(-1, -2)
-    for distance in range(-19, 20):
-        diagonal = scores[0, 0].diagonal(distance)
-        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-4, atol=1e-4)
-    assert (scores[0, 0, 0, 0] - scores[0, 0, 0, 1]).abs() > 1e-4
-
-
 def test_rotary_attention_turns_queries_and_keys_but_not_values() -> None:
     layer, x = attention(True, positions="rotary"), inputs()
     q, k, v = layer.project(x).view(3, STEPS, 3, HEADS, 4).permute(2, 0, 3, 1, 4).double()
     angle = torch.arange(STEPS, dtype=torch.float64)[:, None] * torch.tensor([1.0, 0.01], dtype=torch.float64)
     turn = torch.polar(torch.ones_like(angle), angle)
-    turned_q, turned_k = (torch.complex(side[..., :2], side[..., 2:]) * turn for side in (q, k))
+    turned_q, turned_k = (torch.complex(side[..., ::2], side[..., 1::2]) * turn for side in (q, k))
     scores = (turned_q @ turned_k.conj().transpose(-1, -2)).real / 2  # sqrt of the head size, 4
     future = torch.ones(STEPS, STEPS, dtype=torch.bool).triu(1)
     mixed = scores.masked_fill(future, -torch.inf).softmax(-1) @ v
@@ -127,8 +113,27 @@ def test_attention_dropout_acts_in_training_only() -> None:
     torch.testing.assert_close(layer.eval()(x, Context()), plain(x, Context()))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("positions", ["none", "rotary", "alibi"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_decoding_with_the_cache_equals_the_whole_sequence(positions: str, padded: bool) -> None:
+    layer, x = attention(True, positions=positions), inputs()
+    mask = MASK if padded else None
+    whole, state, parts = layer(x, Context(mask=mask)), {}, []
+    start = 0
+    for size in (STEPS - 4, 1, 1, 2):
+        chunk = slice(start, start + size)
+        context = Context(mask=None if mask is None else mask[:, chunk], state=state)
+        parts.append(layer(x[:, chunk], context))
+        state, start = context.next_state, start + size
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=2e-6)
+    assert sum(part.nbytes for part in state["softmax"][:2]) == 2 * 4 * x.numel()
+    assert not layer(x, quiet := Context(keep_state=False)).requires_grad
+    assert quiet.next_state == {}
+
+
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("positions", ["none", "rotary"])
+@pytest.mark.parametrize("positions", ["none", "rotary", "alibi"])
 def test_softmax_attention_is_a_well_behaved_mixer(causal: bool, positions: str) -> None:
     """Finite gradient at zero input and for an empty sample; bf16 autocast close to float32; compiles in one graph."""
     layer = attention(causal, positions=positions)
@@ -148,7 +153,7 @@ def test_softmax_attention_is_a_well_behaved_mixer(causal: bool, positions: str)
 
 @pytest.mark.parametrize(("width", "heads", "positions"), [(16, 3, "none"), (12, 4, "rotary"), (16, 0, "none")])
 def test_impossible_heads_are_refused(width: int, heads: int, positions: str) -> None:
-    with pytest.raises(UsageError, match="softmax"):
+    with pytest.raises(UsageError, match=r"softmax|rope"):
         SoftmaxAttention(width=width, causal=False, heads=heads, positions=positions)  # type: ignore[arg-type]
 
 
