@@ -23,6 +23,13 @@ from neurons.errors import DataError, UsageError
 @click.option("--rules", metavar="A,B", help="Rules.  [default: the recipes']")
 @click.option("--seeds", type=click.IntRange(min=1), help="How many seeds.  [default: the recipes']")
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps.  [default: the recipes']")
+@click.option(
+    "--match",
+    type=click.Choice(["steps", "params", "flops", "time"]),
+    default="params",
+    show_default=True,
+    help="What is made equal for every row.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at the same time.")
 @click.option("--device", help="auto, cpu, cuda or mps.  [default: auto]")
 @click.option("--precision", type=click.Choice(["float32", "bf16"]), help="bf16 is autocast.  [default: float32]")
@@ -72,8 +79,8 @@ def command(task: str, short: bool, out: Path | None, dry_run: bool, as_json: bo
         common.log(f"{name}: {len(grid.runs)} runs in {place / name}")
         try:
             one = compare(
-                grid, out=place / name, jobs=flags["jobs"], resume=(place / name / "budget.json").is_file(),
-                progress=True, command=typed,
+                grid, out=place / name, match=flags["match"], jobs=flags["jobs"],
+                resume=(place / name / "budget.json").is_file(), progress=True, command=typed,
             )  # fmt: skip
         except DataError as error:
             if len(grids) == 1:
