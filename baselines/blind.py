@@ -72,7 +72,7 @@ class _Cut(nn.Module):
 class _Joined(nn.Module):
     """A readout of whole sequences."""
 
-    def __init__(self, readout: nn.Module) -> None:
+    def __init__(self, readout: LabelReadout) -> None:
         super().__init__()
         self.readout = readout
 
@@ -85,19 +85,18 @@ class _Joined(nn.Module):
         joined = x.reshape(len(batch), -1, x.shape[-1])
         mask = torch.ones(batch.x.shape[:2], dtype=torch.bool, device=x.device) if batch.mask is None else batch.mask
         whole = F.pad(mask, (0, joined.shape[1] - mask.shape[1]), value=False)
-        loss: Loss = self.readout.loss(joined, Batch(batch.x, batch.y, whole))
-        return loss
+        return self.readout.loss(joined, Batch(batch.x, batch.y, whole))
 
 
-@torch.no_grad()
 def _takes_any_length(model: Model, length: int) -> bool:
     """Whether the stages before the readout turn ``length`` tokens into as many states."""
     spec = model.input
     x = torch.zeros(1, length, dtype=torch.int64) if spec.kind == "tokens" else torch.zeros(1, length, spec.size)
     context = Context()
     try:
-        for stage in model.stages[:-1]:
-            x = stage(x, context)
+        with torch.no_grad():
+            for stage in list(model.stages)[:-1]:
+                x = stage(x, context)
     except RuntimeError:
         return False
     return x.shape[:2] == (1, length)

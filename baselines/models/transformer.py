@@ -83,8 +83,9 @@ class Transformer(Model):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         for block in blocks:
-            for residual in (block.attention.merge, block.contract) if attention in GPT2 else (block.contract,):
-                nn.init.normal_(residual.weight, std=0.02 / (2 * layers) ** 0.5)
+            if isinstance(merge := getattr(block.attention, "merge", None), nn.Linear) and attention in GPT2:
+                nn.init.normal_(merge.weight, std=0.02 / (2 * layers) ** 0.5)
+            nn.init.normal_(block.contract.weight, std=0.02 / (2 * layers) ** 0.5)
 
     def _attention(self, index: int) -> Attention:
         known = {option.name for option in ATTENTIONS.entry(self.attention).options}
