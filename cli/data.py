@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from baselines.part import scalar
 from cli import common, table
 from neurons.errors import DataError, UsageError
 
@@ -184,28 +186,54 @@ def _counts(rows: dict[str, int] | None) -> str:
 
 @command.command("generate")
 @click.argument("task")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="A=B",
+    help="Set one option of the task, as train=1000 or seed=3. Repeatable.",
+)
 @common.as_json
 @common.debug
-def generate(task: str, as_json: bool) -> None:
-    """Make the data of a generated TASK now, with its default options, and keep it in NEURONS_CACHE.
+def generate(task: str, sets: tuple[str, ...], as_json: bool) -> None:
+    """Make the data of a generated TASK now and keep it in NEURONS_CACHE, where training finds it.
+
+    Pathfinder is made in pieces, in as many processes as there are cores: interrupted, it goes on where it stopped.
 
     \b
     Example:
       neurons data generate listops
+      neurons data generate pathfinder32 --set difficulty=easy --set train=20000
     """
     if _source(task) is not None:
         raise UsageError(f"task '{task}' reads a data set and has no generator. Try: neurons data fetch {task}")
     from tasks import TASKS
+    from tasks.cache import cache_dir
 
+    built = TASKS.build(task, **_options(sets))
     common.log(f"making the data of '{task}'")
-    made = TASKS.build(task).load()
+    start = time.perf_counter()
+    made = built.load()
+    seconds = time.perf_counter() - start
     counts = {"train": len(made.train), "held_out": len(made.held_out), "test": len(made.test)}
-    _print_splits(task, made.source, counts, as_json, split_hash=made.split_hash)
+    told = {"seconds": round(seconds, 2), "cache": str(cache_dir()), "split_hash": made.split_hash}
+    _print_splits(task, made.source, counts, as_json, **told)
 
 
-def _print_splits(task: str, place: str, counts: dict[str, int], as_json: bool, **extra: str) -> None:
+def _options(sets: tuple[str, ...]) -> dict[str, Any]:
+    """``train=64`` or ``task.train=64`` as an option and its value, which the registry checks."""
+    found = {}
+    for text in sets:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes option=value, such as train=1000, not '{text}'")
+        found[name.strip().removeprefix("task.")] = scalar(value.strip())
+    return found
+
+
+def _print_splits(task: str, place: str, counts: dict[str, int], as_json: bool, **extra: Any) -> None:
     if as_json:
         return common.emit("data-ready", {"task": task, "source": place, "rows": counts} | extra)
-    told = [(key.replace("_", " "), value) for key, value in extra.items()]
+    told = [(key.replace("_", " "), str(value)) for key, value in extra.items()]
     click.echo(table.block([("task", task), ("source", place), ("rows", _counts(counts)), *told]))
     return None

@@ -243,7 +243,9 @@ def test_floors_say_what_they_cannot_read() -> None:
 
 @pytest.mark.parametrize("name", FLOORS.names())
 def test_every_floor_predicts_int64_labels_and_is_deterministic(name: str) -> None:
-    source = next(one for one in (DIGITS, data(WORDS), RECALL) if FLOORS.build(name).fits(one) is None)
+    nested = Split([np.array([11, 4, 9, 15]), np.array([12, 4, 9, 15])], np.array([3, 8]))
+    listops = data(nested, input=InputSpec("tokens", length=4, size=16), output=OutputSpec("label", 10))
+    source = next(one for one in (DIGITS, data(WORDS), RECALL, listops) if FLOORS.build(name).fits(one) is None)
     split = source.held_out
     first, second = (FLOORS.build(name).fit(source).predict(split) for _ in range(2))
     assert (first.dtype, first.shape) == (np.dtype(np.int64), split.labels.shape)

@@ -91,6 +91,21 @@ def test_generate_makes_the_data_of_a_task_that_has_a_generator(neurons):
     assert neurons("data", "generate", "sst2").exit_code == 2
 
 
+def test_generate_sets_options_and_tells_where_the_data_lies_and_how_long_it_took(neurons, tmp_path):
+    arguments = ("data", "generate", "pathfinder-short", "--set", "train=30", "--set", "task.held_out=10")
+    small = (*arguments, "--set", "test=10", "--json")
+    found = one_document(neurons(*small))
+    assert found["rows"] == {"train": 30, "held_out": 10, "test": 10}
+    assert found["cache"] == str(tmp_path / "cache")
+    assert [path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [".npz"]
+    assert found["seconds"] >= 0
+    again, other = (one_document(neurons(*small, *more)) for more in ((), ("--set", "seed=1")))
+    assert again["split_hash"] == found["split_hash"] != other["split_hash"]
+    assert "split hash" in neurons(*small[:-1]).stdout
+    assert "Did you mean 'train'" in neurons("data", "generate", "listops", "--set", "trian=3").stderr
+    assert "option=value" in neurons("data", "generate", "listops", "--set", "train").stderr
+
+
 def findings(result) -> dict[str, dict]:
     assert result.stdout, result.stderr
     import json
