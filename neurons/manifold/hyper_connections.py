@@ -120,3 +120,20 @@ def spread(x: Tensor, streams: int) -> Tensor:
 def gather(streams: Tensor) -> Tensor:
     """(B, T, S, D) -> their mean (B, T, D)."""
     return streams.mean(-2)
+
+
+class StreamSum(nn.Module):
+    """The streams' learned weighted sum, (B, T, S, D) -> (B, T, D): where a model goes back to one stream.
+
+    The weights sum to 1 and are unequal at the start: equal streams are left as they are, and the last connection has a
+    gradient (a doubly stochastic mix never changes the plain mean). Parameters: S.
+    """
+
+    def __init__(self, streams: int) -> None:
+        super().__init__()
+        weight = torch.full((streams,), 0.2 / (streams - 1))
+        weight[0] = 0.8
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, streams: Tensor) -> Tensor:
+        return torch.einsum("s,btsd->btd", self.weight.to(streams.dtype), streams)

@@ -28,3 +28,25 @@ class LayerAggregation(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         earlier = F.rms_norm(states[..., :-1, :], states.shape[-1:], eps=1e-6)
         return states[..., -1, :] + torch.einsum("btld,ld->btd", earlier, self.gate.to(earlier.dtype))
+
+
+class RunningAggregation(nn.Module):
+    """:class:`LayerAggregation` in a chain of stages: layer l adds its ``gate_l norm(x_l)`` to a sum that rides in x.
+
+    x: the state after the layer, (B, T, D) or streams (B, T, S, D), whose mean is then aggregated; kept: the sum so
+    far, (B, T, D), None at the first layer. Result: x with the sum as a last stream, (B, T, S + 1, D); at the last
+    layer, which has no gate, x plus the sum (B, T, D). So a stage carries one stream more, however many layers.
+    """
+
+    def __init__(self, *, width: int, first: bool, last: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.gate = None if last else nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor, kept: Tensor | None) -> Tensor:
+        if self.gate is None:
+            return x if kept is None else x + kept
+        state = x if x.dim() == 3 else x.mean(-2)
+        now = self.gate.to(state.dtype) * F.rms_norm(state, state.shape[-1:], eps=1e-6)
+        now = now if kept is None else kept + now
+        return torch.cat([x if x.dim() == 4 else x[..., None, :], now[..., None, :]], -2)
