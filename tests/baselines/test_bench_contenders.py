@@ -54,14 +54,14 @@ def test_training_is_the_gradient_of_the_summed_output() -> None:
     torch.testing.assert_close(dw, x.sum(0)[:, None].expand(4, 2))
 
 
-def test_references_are_always_there_and_fourier_only_without_a_past() -> None:
+def test_references_are_always_there_and_whole_spectra_only_without_a_past() -> None:
     assert contenders.names("operation", Setting(mixers=("coherence",)), True) == ["sdpa", "coherence"]
     assert contenders.names("operation", Setting(mixers=("gamma",)), True) == []
     assert contenders.names("mixer", Setting(mixers=("gamma",)), True) == ["softmax", "gamma"]
     assert "fourier" in contenders.names("operation", Setting(), False)
     every = contenders.names("mixer", Setting(mixers=("all",)), False)
     assert every == ATTENTIONS.names()
-    assert set(every) - set(contenders.names("mixer", Setting(mixers=("all",)), True)) == {"fourier"}
+    assert set(every) - set(contenders.names("mixer", Setting(mixers=("all",)), True)) == {"fourier", "spectral"}
 
 
 def test_a_matrix_that_is_too_large_is_refused() -> None:

@@ -21,7 +21,7 @@ def bases(name: str) -> list[dict[str, Any]]:
     """Every set of options that the model itself proposes; presets of hundreds of millions of weights at 8 per head."""
     entry = MODELS.entry(name)
     proposed = [entry.defaults() | preset for preset in ({}, *entry.presets.values())]
-    return [base | ({"width": 8 * base["heads"]} if base.get("width", 0) > 512 else {}) for base in proposed]
+    return [base | ({"width": 8 * base.get("heads", 8)} if base.get("width", 0) > 512 else {}) for base in proposed]
 
 
 def built(name: str, options: dict[str, Any]) -> tuple[Model, str]:
