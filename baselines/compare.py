@@ -74,11 +74,11 @@ def compare(
     task, data, split_hash = load_task(runs[0].config)
     task_block = {"name": task.name, "protocol": data.protocol, "split_hash": split_hash, "data_source": data.source}
     primary = {"name": task.primary, "higher_is_better": task.higher_is_better}
-    document = make_document(task_block, table, finished, floor_values, budget) | {
+    document = make_document(task_block, table, finished, floor_values, budget, task.higher_is_better) | {
         "seeds": list(grid.seeds),
         "primary": primary,
         "ablations": ablations(table, primary, grid.left_out),
-        "requirements": [requirement(text, table) for text in require],
+        "requirements": [requirement(text, table, higher_is_better=task.higher_is_better) for text in require],
         "recipe": grid.recipe,
         "command": command,
     }

@@ -33,7 +33,9 @@ def gather(run_dirs: Sequence[Path]) -> dict[str, Any]:
     table = [make_row(label, finished) for label in labels]
     task_block = {key: first["task"][key] for key in ("name", "protocol", "split_hash", "data_source")}
     budget = {"match": "none", "value": None, "unit": "gathered runs"}
-    document = make_document(task_block, table, finished, first["floors"], budget) | {
+    document = make_document(
+        task_block, table, finished, first["floors"], budget, first["primary"]["higher_is_better"]
+    ) | {
         "seeds": sorted({result["seed"] for result in results}),
         "primary": {key: first["primary"][key] for key in ("name", "higher_is_better")},
         "requirements": [],
@@ -87,6 +89,7 @@ def make_document(
     finished: Finished,
     floor_values: dict[str, float],
     budget: dict[str, Any],
+    higher_is_better: bool = True,
 ) -> dict[str, Any]:
     """What a comparison holds beside its seeds, requirements and origin."""
     results = [result for _, result in finished if result is not None]
@@ -109,7 +112,7 @@ def make_document(
         "rows": table,
         "floors": floor_values,
         "pairs": pairs(table),
-        "warnings": warnings(table, floor_values, results, budget["match"]),
+        "warnings": warnings(table, floor_values, results, budget["match"], higher_is_better=higher_is_better),
         "curves": curves,
         "results": [
             {"label": one.label} | {k: v for k, v in result.items() if k not in {"predictions", "curve", "env"}}

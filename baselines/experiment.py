@@ -2,81 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import sklearn
-import torch
 from torch import nn
 
-from baselines import FLOORS, measure
-from baselines.floor import Floor
+from baselines import measure
 from baselines.match import calibrated
-from baselines.setup import Setup, load_task, macs_per_step, setup, threads
+from baselines.scoring import floors, rows_at_once, score
+from baselines.setup import Setup, macs_per_step, setup, threads
 from learning.checkpoint import load_weights
-from learning.precision import Precision, autocast
 from learning.rule import StepReport
 from learning.rules.probe import gradient_cosine
 from learning.run import RunDirectory
 from learning.trainer import FitReport
 from neurons.errors import DivergedError
-from neurons.model import Model
-from neurons.specs import IGNORE
+from tasks import TASKS
 from tasks.batches import BatchStream, evaluation_batches
-from tasks.cache import cached_bytes, key
-from tasks.metrics import accuracy, chance
-from tasks.task import Split, TaskData
+from tasks.task import Task, TaskData
 
-EVALUATION_BATCH = 64
 PROBE_BATCHES = 4
-
-
-def predict(
-    model: Model, split: Split, data: TaskData, device: torch.device, precision: Precision
-) -> tuple[np.ndarray, float]:
-    """Predicted labels, or next tokens, of ``split`` in its own order, and the mean cross-entropy of its targets."""
-    answers = np.zeros_like(split.labels)
-    total, count = 0.0, 0
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), autocast(device, precision):
-        for indices, batch in evaluation_batches(split, data.input, EVALUATION_BATCH):
-            batch = batch.to(device)
-            logits = model(batch).float()
-            answers[indices] = logits.argmax(-1).cpu().numpy()
-            flat, targets = logits.flatten(0, -2), batch.y.flatten()
-            total += float(nn.functional.cross_entropy(flat, targets, ignore_index=IGNORE, reduction="sum"))
-            count += int((targets != IGNORE).sum())
-    model.train(was_training)
-    return answers, total / max(count, 1)
-
-
-def score(made: Setup, split: Split, precision: Precision) -> tuple[dict[str, float], np.ndarray]:
-    """Metrics of ``split``, ``primary`` among them, and the predictions they come from."""
-    answers, loss = predict(made.model, split, made.data, made.device, precision)
-    value = accuracy(answers, split.labels)
-    return {"primary": value, made.task.primary: value, "loss": loss}, answers
-
-
-def floors(config: dict[str, Any]) -> dict[str, float]:
-    """Test accuracy of every trivial reader that the task names and that can read this data; fitted once per split and
-    version of its library, and kept in the cache."""
-    task, data, split_hash = load_task(config)
-    found = {}
-    for name in task.floors:
-        floor = FLOORS.build(name)
-        if floor.fits(data) is not None:
-            continue
-
-        def fitted(floor: Floor = floor) -> bytes:
-            return json.dumps(accuracy(floor.fit(data).predict(data.test), data.test.labels)).encode()
-
-        made_from = key(floor=name, version=1, split=split_hash, sklearn=sklearn.__version__)
-        found[name] = json.loads(cached_bytes(f"floor-{name}-{made_from}.json", fitted))
-    return found
 
 
 def _no_update(report: StepReport) -> None:
@@ -159,9 +106,10 @@ def _run(config: dict[str, Any], made: Setup, directory: RunDirectory, resume: b
     result |= costs(made, fit.steps)
     result["memory"]["peak_bytes"] = peak
     result["metrics"] |= probed(start, probe(made))
-    result["predictions"] = predictions.tolist()
+    if not made.task.by_likelihood:  # of a text they would be the text again
+        result["predictions"] = predictions.tolist()
     result["env"] = directory.environment
-    result["warnings"] = fit.warnings + warnings(result, made.data)
+    result["warnings"] = fit.warnings + warnings(result, made.task, made.data)
     directory.write_result(result)
     return result
 
@@ -193,7 +141,7 @@ def _result(
             "higher_is_better": made.task.higher_is_better,
         },
         "metrics": {
-            "test_loss": test["loss"],
+            **{f"test_{name}": value for name, value in test.items() if name not in ("primary", made.task.primary)},
             "held_out": held_out["primary"],
             "held_out_loss": held_out["loss"],
             **{f"last_{name}": value for name, value in fit.scalars.items()},
@@ -214,7 +162,7 @@ def _result(
 
 def costs(made: Setup, steps: int) -> dict[str, Any]:
     """Inference, memory and arithmetic, on the test split's batch of median length; training MACs of ``steps``."""
-    batches = list(evaluation_batches(made.data.test, made.data.input, EVALUATION_BATCH))
+    batches = list(evaluation_batches(made.data.test, made.data.input, rows_at_once(made.data)))
     batch = batches[len(batches) // 2][1].to(made.device)
     try:
         training: float | None = steps * macs_per_step(made)
@@ -237,32 +185,41 @@ def probed(start: dict[str, float | None], end: dict[str, float | None]) -> dict
     }
 
 
-def warnings(result: dict[str, Any], data: TaskData) -> list[str]:
+def warnings(result: dict[str, Any], task: Task, data: TaskData) -> list[str]:
     """What a reader must know before quoting the number: chance level, floors not reached."""
-    value, test = result["primary"]["value"], data.test.labels
+    value, better = result["primary"]["value"], 1 if task.higher_is_better else -1
     found = []
-    level = chance(data.train.labels, test)
-    if value <= level + 1.96 * float(np.sqrt(level * (1 - level) / (test != IGNORE).sum())):
-        found.append(f"at chance level: {value:.3f} against {level:.3f} for the most frequent label")
-    below = [f"{name} {floor:.3f}" for name, floor in result["floors"].items() if value < floor]
-    if below:
-        found.append(f"below a floor: {value:.3f} against {', '.join(below)}")
+    level, whose = task.chance(data)
+    if better * value <= better * level:
+        found.append(f"at chance level: {value:.3f} against {whose}")
+    ahead = [f"{name} {floor:.3f}" for name, floor in result["floors"].items() if better * value < better * floor]
+    if ahead:
+        how = "below" if task.higher_is_better else "worse than"
+        found.append(f"{how} a floor: {value:.3f} against {', '.join(ahead)}")
     return found
 
 
-def load_run(run_dir: Path) -> Setup:
-    """A finished run, rebuilt from its config with its selected weights."""
+def load_run(run_dir: Path, options: dict[str, Any] | None = None) -> Setup:
+    """A finished run, rebuilt from its config with its selected weights; ``options`` replace those of its task."""
     directory = RunDirectory(run_dir)
-    data_dir = os.environ.get("NEURONS_DATA_DIR") or directory.config["data_dir"]
-    made = setup(directory.config | {"data_dir": data_dir})
+    config = dict(directory.config)
+    config["data_dir"] = os.environ.get("NEURONS_DATA_DIR") or config["data_dir"]
+    if options:
+        task = config["task"]
+        checked = TASKS.entry(task["name"]).validate("task", options)
+        config["task"] = task | {"options": task["options"] | checked}
+    made = setup(config)
     made.rule.prepare(made.model)  # what a rule adds to a model (muPC's scales) is in the checkpoint
     load_weights(directory.weights, made.model)
     return made
 
 
-def evaluate(run_dir: Path, split: Literal["test", "held_out"] = "test") -> dict[str, Any]:
-    """Metrics of a finished run on one of its splits."""
-    made = load_run(run_dir)
+def evaluate(
+    run_dir: Path, split: Literal["test", "held_out"] = "test", *, stride: int | None = None
+) -> dict[str, Any]:
+    """Metrics of a finished run on one of its splits; ``stride``: of a text, windows that far apart on the test."""
+    options = {} if stride is None else {"stride": stride}
+    made = load_run(run_dir, options)
     metrics, _ = score(made, getattr(made.data, split), RunDirectory(run_dir).config["precision"])
     value = metrics.pop("primary")
     primary = {"name": made.task.primary, "value": value, "higher_is_better": made.task.higher_is_better}
@@ -271,6 +228,7 @@ def evaluate(run_dir: Path, split: Literal["test", "held_out"] = "test") -> dict
         "kind": "evaluation",
         "run": str(run_dir),
         "split": split,
+        "protocol": made.data.protocol,
         "primary": primary,
         "metrics": metrics,
     }

@@ -69,7 +69,7 @@ def _budget(compare: dict) -> str:
 def _head(compare: dict, task: str) -> str:
     metric = str(fmt.dig(compare, "primary", "name"))
     better = "higher" if fmt.dig(compare, "primary", "higher_is_better") else "lower"
-    facts = [f"{metric}, {better} is better", _seeds(compare), _budget(compare)]
+    facts = [f"{fmt.words(metric)}, {better} is better", _seeds(compare), _budget(compare)]
     source = fmt.dig(compare, "task", "data_source")
     facts += [f"data: {source}"] if source else []
     met = "".join(

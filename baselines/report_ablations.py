@@ -15,7 +15,7 @@ def table(compare: dict) -> str:
     if not block:
         return ""
     metric = str(fmt.dig(compare, "primary", "name"))
-    head = [("Component", ""), ("Without it", f"test {metric}; 95 % interval")]
+    head = [("Component", ""), ("Without it", f"test {fmt.words(metric)}; 95 % interval")]
     head += [(difference_head(metric), "full minus without"), ("95 % t interval", ""), ("", "dashed: no difference")]
     head += [("Outcome", ""), ("Seeds", "shared"), ("p", "paired t, two-sided"), ("Parameters", "no embeddings")]
     head += [("Training", "wall time")]

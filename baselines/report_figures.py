@@ -32,7 +32,7 @@ def figures(compare: dict, style: dict[str, Look]) -> list[Drawing]:
         for name, value in (compare.get("floors") or {}).items()
         if (known := fmt.finite(value)) is not None
     }
-    name = f"{metric} (%)" if fmt.is_fraction(metric) else metric
+    name = f"{metric} (%)" if fmt.is_fraction(metric) else fmt.words(metric)
     better = "Up" if fmt.dig(compare, "primary", "higher_is_better") else "Down"
     found = [
         _learning(compare, style, "step", name, scale, floors),

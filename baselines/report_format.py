@@ -79,7 +79,12 @@ def difference(value: object, name: str) -> str:
 
 def points_unit(name: str) -> str:
     """The unit of a difference, with a space before it."""
-    return " points" if is_fraction(name) else ""
+    return " points" if is_fraction(name) else " bits per byte" if name == "bits_per_byte" else ""
+
+
+def words(name: str) -> str:
+    """The name of a metric as a reader would say it."""
+    return name.replace("_", " ")
 
 
 def interval(low: object, high: object, name: str, signed: bool = False) -> str:

@@ -59,7 +59,7 @@ def results(compare: dict, style: dict[str, Look]) -> str:
     """Primary value, difference to the reference row, parameters and faithfulness to backprop; floors below."""
     metric = str(fmt.dig(compare, "primary", "name"))
     base = table.reference(compare)
-    head = [("", ""), (metric.capitalize(), "test; 95 % interval; seeds")]
+    head = [("", ""), (fmt.words(metric).capitalize(), "test; 95 % interval; seeds")]
     head += [("", "dashed: floors"), ("Held out", "selects")]
     head += [(difference_head(metric), f"against {base}, paired by seed")] if base else []
     head += [(column.head, column.hint) for column in table.LEARNING]
@@ -144,7 +144,7 @@ def pairs(compare: dict) -> str:
 def runs(compare: dict) -> str:
     """One line per run: its value, how it ended, what it warned of; or nothing."""
     metric = str(fmt.dig(compare, "primary", "name"))
-    names = ("Run", "Seed", metric.capitalize(), "Steps", "Time", "Stopped by", "Warnings")
+    names = ("Run", "Seed", fmt.words(metric).capitalize(), "Steps", "Time", "Stopped by", "Warnings")
     lines = []
     for run in compare.get("results") or []:
         name = str(run.get("label") or f"{fmt.dig(run, 'model', 'name')} / {fmt.dig(run, 'rule', 'name')}")

@@ -93,7 +93,17 @@ def _markdown_cell(text: str) -> str:
 def markdown_table(compare: dict) -> str:
     """The compact GitHub table: one line per row and floor, no trailing newline."""
     name = str(fmt.dig(compare, "primary", "name"))
-    head = ["model", "rule", name, "n", "parameters", "in attention", "train (s)", "latency (ms)", "cosine to backprop"]
+    head = [
+        "model",
+        "rule",
+        fmt.words(name),
+        "n",
+        "parameters",
+        "in attention",
+        "train (s)",
+        "latency (ms)",
+        "cosine to backprop",
+    ]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
     for row in compare.get("rows") or []:
         rule = fmt.rule_of(row) + (" *(control)*" if row.get("control") else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from baselines import report_format as fmt
 from baselines.config import Resolved
 from baselines.part import ablated
 from baselines.stats import mean_interval, paired_difference
@@ -113,17 +114,26 @@ def sides(text: str, labels: Sequence[str]) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def requirement(text: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """Met when the lower bound of the paired difference is above 0; a row that did not run meets nothing."""
+def requirement(text: str, rows: Sequence[Row], *, higher_is_better: bool = True) -> dict[str, Any]:
+    """``a > b``, a better than b: met when the whole interval of the paired difference is on the better side of 0; a
+    row that did not run meets nothing."""
     a, b = sides(text, [row["label"] for row in rows])
     by_label = {row["label"]: row for row in rows}
     told = {"difference": None, "low": None, "high": None}
     if by_label[a]["n"] and by_label[b]["n"]:
         told = {key: value for key, value in difference(by_label[a], by_label[b]).items() if key in told}
-    return {"expression": text, "met": told["low"] is not None and told["low"] > 0, **told}
+    met = told["low"] is not None and (told["low"] > 0 if higher_is_better else told["high"] < 0)
+    return {"expression": text, "met": met, **told}
 
 
-def warnings(rows: Sequence[Row], floors: dict[str, float], results: Sequence[Result], matched: str) -> list[str]:
+def warnings(
+    rows: Sequence[Row],
+    floors: dict[str, float],
+    results: Sequence[Result],
+    matched: str,
+    *,
+    higher_is_better: bool = True,
+) -> list[str]:
     """What a reader must know before quoting the table; ``matched`` is what should be equal between its rows."""
     found = []
     seeds = min((row["n"] for row in rows if row["n"]), default=0)
@@ -135,9 +145,11 @@ def warnings(rows: Sequence[Row], floors: dict[str, float], results: Sequence[Re
         if not row["n"]:
             continue
         mean = row["value"]["mean"]
-        below = [f"{name} {value:.3f}" for name, value in floors.items() if mean < value]
-        if below:
-            found.append(f"{row['label']} ({mean:.3f}) is below a floor: {', '.join(below)}")
+        better = 1 if higher_is_better else -1
+        ahead = [f"{name} {value:.3f}" for name, value in floors.items() if better * mean < better * value]
+        if ahead:
+            how = "below" if higher_is_better else "worse than"
+            found.append(f"{row['label']} ({mean:.3f}) is {how} a floor: {', '.join(ahead)}")
         if row["stationarity"] is not None and row["stationarity"] > UNSETTLED:
             found.append(f"{row['label']} did not settle: {row['stationarity']:.2f} of the driving error is left")
     section, key = BUDGETS.get(matched, BUDGETS["steps"])
@@ -155,6 +167,7 @@ def verdict(document: dict[str, Any]) -> str:
     A model speaks through its best rule on held-out data, so that the test split selects nothing; controls are out.
     """
     name, task = document["primary"]["name"], document["task"]["name"]
+    better = 1 if document["primary"].get("higher_is_better", True) else -1
     lacking = full_models([row["label"] for row in document["rows"]])
     ran = [row for row in document["rows"] if row["n"] and not row["control"] and row["label"] not in lacking]
     if not ran:
@@ -165,26 +178,37 @@ def verdict(document: dict[str, Any]) -> str:
     groups = [[row for row in ran if row["model"] == model] for model in models[:2]]
     if len(models) == 1:
         groups = [[row] for row in ran[:2]]
-    a, *rest = (max(group, key=lambda row: row["held_out"]["mean"]) for group in groups)
+    a, *rest = (max(group, key=lambda row: better * row["held_out"]["mean"]) for group in groups)
     if not rest or not set(a["seeds"]) & set(rest[0]["seeds"]):
-        return f"On {task}, {a['label']} reaches {100 * a['value']['mean']:.1f} % {name}."
+        return f"On {task}, {a['label']} reaches {_value(a, name)} {fmt.words(name)}."
     b = rest[0]
     told = difference(a, b)
-    gap = 100 * told["difference"]
     if told["low"] is None:
-        mine, other = 100 * a["value"]["mean"], 100 * b["value"]["mean"]
-        return (
-            f"On {task}, {a['label']} reaches {mine:.1f} % and {b['label']} {other:.1f} %; one seed shows no interval."
-        )
-    if told["low"] > 0:
-        claim = f"{a['label']} is ahead of {b['label']} by {gap:.1f} points"
-    elif told["high"] < 0:
-        claim = f"{a['label']} is behind {b['label']} by {-gap:.1f} points"
+        mine, other = _value(a, name), _value(b, name)
+        what = "" if fmt.is_fraction(name) else f" {fmt.words(name)}"
+        return f"On {task}, {a['label']} reaches {mine} and {b['label']} {other}{what}; one seed shows no interval."
+    gap, unit = told["difference"], fmt.points_unit(name)
+    if min(better * told["low"], better * told["high"]) > 0:
+        claim = f"{a['label']} is ahead of {b['label']} by {_gap(abs(gap), name)}{unit}"
+    elif max(better * told["low"], better * told["high"]) < 0:
+        claim = f"{a['label']} is behind {b['label']} by {_gap(abs(gap), name)}{unit}"
     else:
-        claim = f"{a['label']} and {b['label']} cannot be told apart ({gap:+.1f} points)"
-    return (
-        f"On {task}, {claim}, 95 % interval {100 * told['low']:+.1f} to {100 * told['high']:+.1f}, {told['n']} seeds."
-    )
+        claim = f"{a['label']} and {b['label']} cannot be told apart ({_gap(gap, name, signed=True)}{unit})"
+    ends = f"{_gap(told['low'], name, signed=True)} to {_gap(told['high'], name, signed=True)}"
+    lower = "" if better > 0 else " (lower is better)"
+    return f"On {task}, {claim}{lower}, 95 % interval {ends}, {told['n']} seeds."
+
+
+def _value(row: Row, name: str) -> str:
+    """A mean, for a sentence."""
+    mean = row["value"]["mean"]
+    return f"{100 * mean:.1f} %" if fmt.is_fraction(name) else f"{mean:.4g}"
+
+
+def _gap(value: float, name: str, *, signed: bool = False) -> str:
+    """A difference, for a sentence."""
+    sign = "+" if signed else ""
+    return f"{100 * value:{sign}.1f}" if fmt.is_fraction(name) else f"{value:{sign}.3f}"
 
 
 def _mean(results: Sequence[Result], section: str, key: str) -> float | None:

@@ -29,20 +29,20 @@ PROBE_SECONDS = 5.0  # the hub client alone retries for 24 s when there is no ne
 
 @dataclass(frozen=True)
 class Source:
-    """A labelled data set: ``folder`` below the data root, ``config``, ``hub`` id, columns and number of classes.
+    """A data set: ``folder`` below the data root, ``config``, ``hub`` id, columns and number of classes.
 
     ``text``: the column of the samples. ``image``: None where they are text, else the shape (H, W, C) of the encoded
-    pictures (PNG, WebP) they are. ``checksums``: sha256 of each split's rows in any order, as this project measured
-    with them.
+    pictures (PNG, WebP) they are. ``label`` None: running text without labels. ``checksums``: sha256 of each split's
+    rows in any order, as this project measured with them.
     """
 
     folder: str
     config: str
     hub: str
     text: str
-    classes: int
+    classes: int = 0
     splits: tuple[str, ...] = ("train", "test")
-    label: str = "label"
+    label: str | None = "label"
     checksums: dict[str, str] = field(default_factory=dict)
     image: tuple[int, int, int] | None = None
 
@@ -229,16 +229,17 @@ def _hub_offline() -> Iterator[None]:
 def _checked(table: pa.Table, source: Source, where: str) -> Rows:
     """The sample and label columns of ``table``, or one line that says what is wrong with which row."""
     for column in (source.text, source.label):
-        if column not in table.column_names:
+        if column is not None and column not in table.column_names:
             have = ", ".join(table.column_names) or "none"
             near = nearest(column, table.column_names)
             raise DataError(f"{where}: column '{column}' is missing; columns found: {have}.{near}")
     if table.num_rows == 0:
         raise DataError(f"{where} is empty: it has no rows")
     read = _texts if source.image is None else _pictures
-    return Rows(
-        read(table[source.text], f"{where}, column '{source.text}'"), _labels(table[source.label], source, where)
-    )
+    samples = read(table[source.text], f"{where}, column '{source.text}'")
+    if source.label is None:
+        return Rows(samples, np.zeros(len(samples), np.int64))
+    return Rows(samples, _labels(table[source.label], source, where))
 
 
 def _texts(column: pa.ChunkedArray, where: str) -> list[str]:

@@ -1,10 +1,21 @@
-"""What is measured on predictions."""
+"""What is measured on predictions, and on the likelihood of a text."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from neurons.specs import IGNORE
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """UTF-8 ``bytes`` and whitespace-separated ``words`` of the part of a text that is predicted."""
+
+    bytes: int
+    words: int
 
 
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
@@ -22,3 +33,25 @@ def chance(train_labels: np.ndarray, labels: np.ndarray) -> float:
     train_labels, labels = np.asarray(train_labels), np.asarray(labels)
     most = np.bincount(train_labels[train_labels != IGNORE]).argmax()
     return float(np.mean(labels[labels != IGNORE] == most))
+
+
+def bits_per_byte(nats: float, counts: TextCounts) -> float:
+    """nats / (ln 2 * bytes), ``nats`` the negative log-likelihood of a text: comparable between vocabularies."""
+    return nats / (math.log(2) * counts.bytes)
+
+
+def perplexity(nats: float, count: int) -> float:
+    """exp(nats / count); infinite where that leaves the range of a float."""
+    mean = nats / max(count, 1)
+    return math.exp(mean) if mean < 700 else math.inf
+
+
+def language_metrics(nats: float, tokens: int, counts: TextCounts) -> dict[str, float]:
+    """``bits_per_byte``, ``nats_per_token``, ``token_ppl`` and ``word_ppl`` of a text of ``tokens`` predicted symbols
+    whose negative log-likelihood is ``nats``: per word it is spread over the words, whatever the symbols are."""
+    return {
+        "bits_per_byte": bits_per_byte(nats, counts),
+        "nats_per_token": nats / tokens,
+        "token_ppl": perplexity(nats, tokens),
+        "word_ppl": perplexity(nats, counts.words),
+    }

@@ -10,20 +10,24 @@ from typing import ClassVar
 import numpy as np
 
 from neurons.errors import UsageError
-from neurons.specs import InputSpec, OutputSpec
+from neurons.specs import IGNORE, InputSpec, OutputSpec
 from tasks.data import Source
+from tasks.metrics import TextCounts, accuracy, chance
 
 
 @dataclass(frozen=True)
 class Split:
-    """``inputs``: n ragged int arrays (tokens) or one (n, T, F) float32 array (features); ``labels``: (n,) int64.
+    """``inputs``: n ragged int arrays (tokens) or one (n, T, F) float32 array (features); ``labels``: (n,) int64, or
+    (n, T) targets with IGNORE.
 
-    ``texts``: the raw strings where there are any, for readers that make their own features (NB-SVM).
+    ``texts``: the raw strings where there are any, for readers that make their own features (NB-SVM). ``counts``: of
+    running text, what its targets spell.
     """
 
     inputs: Sequence[np.ndarray] | np.ndarray
     labels: np.ndarray
     texts: Sequence[str] | None = None
+    counts: TextCounts | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,12 +71,14 @@ class Task:
     """Base of every task. The constructor's options are the protocol; ``load`` finds or generates the data.
 
     ``data``: the data set that ``load`` needs, None where it is generated or comes with a dependency.
-    ``disjoint``: the protocol promises that no input is in two splits.
+    ``disjoint``: the protocol promises that no input is in two splits. ``by_likelihood``: what is measured is how
+    likely the targets are, not which answer is right.
     """
 
     name: ClassVar[str]
     primary: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
+    by_likelihood: ClassVar[bool] = False
     floors: ClassVar[tuple[str, ...]] = ("majority",)
     data: ClassVar[Source | None] = None
     disjoint: ClassVar[bool] = True
@@ -80,3 +86,20 @@ class Task:
     def load(self, data_dir: str | None = None) -> TaskData:
         """Splits from a local folder, the hub or a generator; DataError naming the three ways when none serves."""
         raise NotImplementedError("abstract: a task defines load(data_dir)")
+
+    def score(
+        self, split: Split, *, predicted: np.ndarray | None = None, nats: float | None = None
+    ) -> dict[str, float]:
+        """Metrics of a reader of ``split``, ``primary`` among them: from its answers in the shape of ``split.labels``,
+        or from the negative log-likelihood, summed, that it gives to the targets."""
+        if predicted is None:
+            raise ValueError(f"'{self.primary}' is measured on predictions")
+        return {"accuracy": accuracy(predicted, split.labels)}
+
+    def chance(self, data: TaskData) -> tuple[float, str]:
+        """What a reader who learned nothing reaches on the test split, within the luck of its size, and who that is."""
+        targets = data.test.labels[data.test.labels != IGNORE]
+        level = chance(data.train.labels, targets)
+        return level + 1.96 * float(
+            np.sqrt(level * (1 - level) / len(targets))
+        ), f"{level:.3f} for the most frequent label"

@@ -68,7 +68,7 @@ def test_the_most_useful_comes_first_and_lower_may_be_better():
     assert component(turned, "better")["earns"]
     assert component(turned, "worse")["harms"]
     assert component(turned, "worse")["difference"] == component(block, "worse")["difference"]
-    assert "better (−0.04) earns its place" in turned["verdict"]
+    assert "better (−0.04 bits per byte) earns its place" in turned["verdict"]
 
 
 def test_parameters_and_time_stand_for_both_sides():

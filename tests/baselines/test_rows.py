@@ -106,3 +106,31 @@ def test_warnings_name_floors_seeds_and_settling():
     assert "a / r did not settle" in found
     assert "budgets differ: train steps from 10 to 20" in found
     assert "budgets" not in " ".join(warnings(rows, {}, [], "flops"))
+
+
+def text_document(*rows):
+    primary = {"name": "bits_per_byte", "higher_is_better": False}
+    return {"primary": primary, "task": {"name": "stdlib"}, "rows": list(rows)}
+
+
+def test_where_lower_is_better_the_lower_row_is_ahead_selects_and_is_told_in_bits():
+    ahead = verdict(text_document(row("b / r", B), row("a / r", A)))
+    assert "b / r is ahead of a / r by 0.100 bits per byte (lower is better), 95 % interval -0.1" in ahead
+    assert "%" not in ahead.replace("95 %", "")
+    assert "a / r is behind b / r" in verdict(text_document(row("a / r", A), row("b / r", B)))
+    chosen = verdict(text_document(row("a / r", A, held_out=0.1), row("a / q", B, held_out=0.9), row("b / r", B)))
+    assert "a / r" in chosen
+    assert "a / q" not in chosen
+    alone = verdict(text_document(row("a / r", {0: 1.25})))
+    assert alone == "On stdlib, a / r reaches 1.25 bits per byte."
+    two = verdict(text_document(row("a / r", {0: 1.25}), row("b / r", {0: 1.5})))
+    assert two == "On stdlib, a / r reaches 1.25 and b / r 1.5 bits per byte; one seed shows no interval."
+
+
+def test_where_lower_is_better_requirements_and_floors_turn_round():
+    rows = [row("a / r", A), row("b / r", B)]
+    assert requirement("b > a", rows, higher_is_better=False)["met"]
+    assert not requirement("a > b", rows, higher_is_better=False)["met"]
+    found = " | ".join(warnings(rows, {"kneser-ney": 0.85}, [], "steps", higher_is_better=False))
+    assert "a / r (0.910) is worse than a floor: kneser-ney 0.850" in found
+    assert "b / r" not in found

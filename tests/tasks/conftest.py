@@ -66,7 +66,7 @@ def hub_folder(tmp_path: Path) -> Callable[[Source], str]:
                 samples = [{"bytes": picture(rng, source.image), "path": None} for _ in range(90)]
             elif split == "train":
                 samples = [text for _ in range(30) for text in phrases(rng)]
-            write_split(tmp_path, source, split, samples, [row % source.classes for row in range(len(samples))])
+            write_split(tmp_path, source, split, samples, [row % max(source.classes, 1) for row in range(len(samples))])
         return str(tmp_path)
 
     return write
@@ -80,5 +80,6 @@ def write_split(root: Path, source: Source, split: str, texts: object, labels: o
     card = f"---\nconfigs:\n- config_name: {source.config}\n  data_files:\n{files}---\n"
     (root / source.folder / "README.md").write_text(card)
     path = place / f"{split}-00000-of-00001.parquet"
-    pq.write_table(pa.table({source.text: texts, source.label: labels}), path)
+    columns = {source.text: texts} if source.label is None else {source.text: texts, source.label: labels}
+    pq.write_table(pa.table(columns), path)
     return path
