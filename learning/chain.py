@@ -59,33 +59,35 @@ class Chain:
 
     def __init__(self, model: Any, batch: Any, loss: Callable[..., Any] | None = None) -> None:
         self.stages = stages_of(model)
+        self.model, self.criterion = model, loss  # what was given; None is the readout's own loss
         if isinstance(model, Model):
             if not isinstance(batch, Batch):
                 raise UsageError(f"{type(model).__name__} takes a neurons Batch, not {type(batch).__name__}")
             self.input: Tensor = batch.x
+            self.target: Any = batch.y
             context = model.context(batch)
             context.keep_state = False
             readout_loss = loss or model.readout.loss
             self._call: Callable[[nn.Module, Tensor], Any] = lambda stage, x: stage(x, context)
             self._loss: Callable[[Tensor], Any] = lambda x: readout_loss(x, batch)
         else:
-            self.input, target = _pair(batch)
+            self.input, self.target = _pair(batch)
             if loss is None:
                 raise UsageError("a plain torch model needs loss=, for example torch.nn.functional.cross_entropy")
-            plain, readout, size = loss, self.stages[-1], self.input.shape[0]
+            plain, readout, size, target = loss, self.stages[-1], self.input.shape[0], self.target
             self._call = lambda stage, x: stage(x)
             self._loss = lambda x: _summed(plain(readout(x), target), size)
         if self.input.shape[0] == 0:
             raise UsageError("the batch is empty")
         self.parameters = trainable(self.stages)
-        self._changes_input = [_works_in_place(stage) for stage in self.stages]
+        self._changes_input: dict[int, bool] = {}
 
     def __len__(self) -> int:
         return len(self.stages)
 
     def stage(self, index: int, x: Tensor) -> Tensor:
         """``f_index(x)`` for a hidden stage. x is left as it is; half precision under autocast comes out float32."""
-        y = self._call(self.stages[index], x.clone() if self._changes_input[index] else x)
+        y = self._call(self.stages[index], self._given(index, x))
         if not isinstance(y, Tensor) or not y.is_floating_point():
             what = f"a {y.dtype} tensor" if isinstance(y, Tensor) else f"a {type(y).__name__}"
             kind = type(self.stages[index]).__name__
@@ -96,7 +98,13 @@ class Chain:
 
     def loss(self, x: Tensor) -> Loss:
         """The loss on the input x of the last stage, as sums."""
-        return self._loss(x.clone() if self._changes_input[-1] else x)
+        return self._loss(self._given(len(self.stages) - 1, x))
+
+    def _given(self, index: int, x: Tensor) -> Tensor:
+        """x, or a copy where the stage would overwrite it."""
+        if index not in self._changes_input:
+            self._changes_input[index] = _works_in_place(self.stages[index])
+        return x.clone() if self._changes_input[index] else x
 
     def fill(self, gradients: Iterable[Tensor | None]) -> None:
         """Set ``.grad`` of every trainable parameter, in the parameter's memory layout; None stands for zero.

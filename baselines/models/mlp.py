@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurons import MODELS
-from neurons.errors import UsageError
+from neurons.errors import UsageError, nearest
 from neurons.model import Model
 from neurons.readouts import LabelReadout
 from neurons.specs import Context, InputSpec, OutputSpec, zero_masked
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "hard_sigmoid": nn.Hardsigmoid,
+}
+
+
+def build_activation(name: str) -> nn.Module:
+    """The activation of that name; UsageError if there is none."""
+    if name not in ACTIVATIONS:
+        have = ", ".join(ACTIVATIONS)
+        raise UsageError(f"activation is one of {have}, not {name!r}.{nearest(str(name), ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
 
 
 class Flatten(nn.Module):
     """The sample as one vector of ``input.length`` slots, zeros where there is nothing: (B, T, ...) -> (B, D)."""
 
-    def __init__(self, input: InputSpec, *, embedding: int, width: int) -> None:
+    def __init__(self, input: InputSpec, *, embedding: int, width: int, activation: str) -> None:
         super().__init__()
         self.length = input.length
         self.embed = nn.Embedding(input.size, embedding) if input.kind == "tokens" else None
         self.linear = nn.Linear(input.length * (embedding if input.kind == "tokens" else input.size), width)
-        self.activation = nn.GELU()
+        self.activation = build_activation(activation)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         rows = x if self.embed is None else self.embed(x)
@@ -32,16 +49,21 @@ class Flatten(nn.Module):
 
 
 class Hidden(nn.Module):
-    """Dropout, linear, GELU: (B, D) -> (B, D)."""
+    """Dropout, linear, activation: (B, D) -> (B, D)."""
 
-    def __init__(self, *, width: int, dropout: float) -> None:
+    def __init__(self, *, width: int, dropout: float, activation: str) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width, width)
-        self.activation = nn.GELU()
+        self.activation = build_activation(activation)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         return self.activation(self.linear(self.dropout(x)))
+
+    def composition(self) -> tuple[nn.Module, ...]:
+        """The modules that ``forward`` applies one after another, and nothing else; predictive coding has a fast path
+        for these."""
+        return self.dropout, self.linear, self.activation
 
 
 class VectorReadout(LabelReadout):
@@ -57,10 +79,14 @@ class VectorReadout(LabelReadout):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         return self.linear(self.dropout(x))
 
+    def composition(self) -> tuple[nn.Module, ...]:
+        """As of ``Hidden``."""
+        return self.dropout, self.linear
+
 
 @MODELS.register("mlp")
 class MLP(Model):
-    """``layers`` GELU layers over the flattened sample; tokens enter as concatenated ``embedding``-wide vectors.
+    """``layers`` hidden layers over the flattened sample; tokens enter as concatenated ``embedding``-wide vectors.
 
     Padding and missing steps are zeros in ``input.length`` fixed slots. Labels only: it reads the whole sample at once.
     """
@@ -74,11 +100,14 @@ class MLP(Model):
         layers: int = 2,
         embedding: int = 16,
         dropout: float = 0.1,
+        activation: Literal["gelu", "relu", "tanh", "hard_sigmoid"] = "gelu",
     ) -> None:
         super().__init__(input, output)
         if output.kind != "label":
             raise UsageError(f"model 'mlp' is not causal and cannot answer '{output.kind}'. Try: transformer")
         self.width, self.layers, self.embedding, self.dropout = width, layers, embedding, dropout
-        hidden = [Hidden(width=width, dropout=dropout) for _ in range(layers - 1)]
+        self.activation = activation
+        first = Flatten(input, embedding=embedding, width=width, activation=activation)
+        hidden = [Hidden(width=width, dropout=dropout, activation=activation) for _ in range(layers - 1)]
         readout = VectorReadout(width=width, classes=output.size, dropout=dropout)
-        self.stages = nn.ModuleList([Flatten(input, embedding=embedding, width=width), *hidden, readout])
+        self.stages = nn.ModuleList([first, *hidden, readout])

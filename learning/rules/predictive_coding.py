@@ -81,6 +81,7 @@ class PredictiveCoding(Rule):
     """
 
     trace: Trace | None = None  # an observer's; see learning.rules.probe
+    specialised = True  # False keeps to the generic path, the oracle of the other
 
     def __init__(
         self,

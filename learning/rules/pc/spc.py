@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from learning.chain import Chain
 from learning.rule import Update
 from learning.rules.pc.descend import descend, shared
+from learning.rules.pc.layers import layers_of
+from learning.rules.pc.linear_settling import LinearSettling
 from learning.rules.pc.settling import Settling
 from learning.rules.pc.variant import Outcome, Variant
 
@@ -15,9 +17,16 @@ if TYPE_CHECKING:
 
 
 def settling(rule: PredictiveCoding, chain: Chain, rate: float, nudge: float = 1.0) -> Settling:
-    """The states of ``chain`` under the options of ``rule``."""
-    spiking = rule.precision_schedule == "spiking"
-    return Settling(chain, wavefront=rule.wavefront, spiking=spiking, nudge=nudge, **shared(rule, rate))
+    """The states of ``chain`` under the options of ``rule``; by hand-written products where all stages allow it."""
+    options: dict[str, Any] = {
+        "wavefront": rule.wavefront,
+        "spiking": rule.precision_schedule == "spiking",
+        "nudge": nudge,
+    }
+    layers = layers_of(chain) if rule.specialised else None
+    if layers is None:
+        return Settling(chain, **options, **shared(rule, rate))
+    return LinearSettling(chain, layers=layers, **options, **shared(rule, rate))
 
 
 def run(rule: PredictiveCoding, chain: Chain, update: Update | None) -> Outcome:
