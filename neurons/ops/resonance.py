@@ -72,10 +72,9 @@ def _between(inside: list[Tensor], rate: Tensor, angle: Tensor, state: Tensor | 
     if left.shape[-1] == 1:
         before = first[..., None]
     else:
-        # a complex input is two real ones: the second turned by i
-        last = left[..., :-1]
-        one = resonance(last[0], rate, angle, first, chunk=chunk)
-        two = resonance(last[1], rate, angle, chunk=chunk)
+        # a complex input is two real ones, side by side: the second turned by i
+        start = torch.cat([first, torch.zeros_like(first)], -1)
+        one, two = resonance(torch.cat(list(left[..., :-1]), 1), rate, angle, start, chunk=chunk).split(batch, 2)
         before = torch.cat([first[..., None], one + torch.stack([-two[1], two[0]])], -1)
     return before.permute(1, 2, 3, 0).reshape(modes, -1, 2)
 

@@ -66,12 +66,13 @@ class Resonator(Attention):
         # sums over thousands of tokens are kept in the parameters' precision under autocast
         with torch.autocast(x.device.type, enabled=False):
             current = current.to(rate.dtype).view(self.modes, batch, steps)
-            states = resonance(current, rate, angle, context.state.get(self.label) if self.is_causal else None)
             if self.is_causal:
+                states = resonance(current, rate, angle, context.state.get(self.label))
                 if context.keep_state:
                     context.next_state[self.label] = states[..., -1].detach().clone()
             else:
-                states = torch.cat([states, resonance(current.flip(-1), rate, angle).flip(-1)])
+                ahead, back = resonance(torch.cat([current, current.flip(-1)], 1), rate, angle).split(batch, 2)
+                states = torch.cat([ahead, back.flip(-1)])
         out = states.flatten(2).flatten(0, 1).t() @ self.readout.t()
         return zero_masked(torch.addcmul(out.view(batch, steps, width), x, self.skip), context.mask)
 
