@@ -91,6 +91,32 @@ def imex(
     return v, w
 
 
+def response(stimulus: Tensor, *, dt: Tensor, steps: int, a: float = 0.7, b: float = 0.8, tau: float = 12.5) -> Tensor:
+    """``v_K - v_rest`` of cells that begin at rest: :func:`integrate`'s own steps, in a third of its operations.
+
+    In the deviations x, y from rest the constants cancel, ``x' = x (1 - v^2 - x (v + x / 3)) - y + I`` with v at rest
+    and ``y' = (x - b y) / tau``; from x = y = 0 the first force is I, and the last recovery is not needed. Kept for
+    backward as any chain of operations is: who calls this has it recomputed.
+    """
+    rest, _ = rest_state(0.0, a, b)
+    slope, half = 1 - rest * rest, dt / (2 * tau)
+    decay, gain = (1 - half * b) / (1 + half * b), half / (1 + half * b)
+
+    def cubic(x: Tensor, slope: Tensor | float) -> Tensor:
+        return x * (slope - x * (x / 3 + rest))
+
+    guess = dt * stimulus
+    x = guess + dt / 2 * cubic(guess, slope - gain)
+    before, y = stimulus, gain * x
+    for step in range(1, steps):
+        now = stimulus + cubic(x, slope) - y
+        last, x = x, x + dt * (1.5 * now - 0.5 * before)
+        before = now
+        if step < steps - 1:
+            y = decay * y + gain * (last + x)
+    return x
+
+
 def rest_state(stimulus: float = 0.0, a: float = 0.7, b: float = 0.8) -> tuple[float, float]:
     """The fixed point where both nullclines meet, w = (v + a) / b and w = v - v^3 / 3 + I; unique for b < 1.
 

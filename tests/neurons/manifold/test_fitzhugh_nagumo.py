@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from neurons.errors import UsageError
-from neurons.manifold.fitzhugh_nagumo import StepSize, imex, integrate, rest_state
+from neurons.manifold.fitzhugh_nagumo import StepSize, imex, integrate, response, rest_state
 
 
 def exact(v: float, w: float, stimulus: float, times: np.ndarray, tau: float = 12.5) -> np.ndarray:
@@ -103,3 +103,17 @@ def test_impossible_values_are_refused(options: dict[str, float], message: str) 
         integrate(number(0.0), number(0.0), 0.0, **({"dt": 0.1, "steps": 1} | options))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="0 < b < 1"):
         rest_state(b=1.0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+@pytest.mark.parametrize("tau", [2.0, 12.5])
+def test_the_response_is_the_integration_from_rest(steps: int, tau: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    stimulus = 2 * torch.randn(5, 3, dtype=torch.float64, generator=random)
+    dt = torch.tensor([0.05, 0.25, 0.45], dtype=torch.float64, requires_grad=True)
+    v, w = (torch.full_like(stimulus, part) for part in rest_state())
+    wanted = integrate(v, w, stimulus, dt=dt, steps=steps, tau=tau)[0] - v
+    found = response(stimulus, dt=dt, steps=steps, tau=tau)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad(side.square().sum(), dt)[0] for side in (found, wanted)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
