@@ -7,5 +7,6 @@ MODELS.extend("baselines.models")
 ATTENTIONS.extend("baselines.models")
 FLOORS = Registry("FLOORS", "floor", "baselines.floors")
 STRATEGIES = Registry("STRATEGIES", "strategy", "baselines.strategies", plural="strategies")
+LEARNERS = Registry("LEARNERS", "learner", "baselines.learners")
 
-__all__ = ["FLOORS", "STRATEGIES"]
+__all__ = ["FLOORS", "LEARNERS", "STRATEGIES"]

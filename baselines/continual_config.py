@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from baselines import LEARNERS, STRATEGIES
 from baselines.config import _assignments
 from baselines.part import PARTS, Part
 from neurons.errors import UsageError, nearest
@@ -33,14 +34,15 @@ def resolve_continual(
     threads: int | None = 1,
     data_dir: str | None = None,
 ) -> dict[str, Any]:
-    """``--set`` reaches stream.*, model.*, rule.*, trainer.* and the options of a strategy by its name."""
+    """``strategies`` may name learners too, which bring their own model and rule. ``--set`` reaches stream.*, model.*,
+    rule.*, trainer.* and the options of a strategy or learner by its name."""
     entry = STREAMS.entry(stream)
     trainer = describe("baselines.continual", "GradientLearner")
-    parts = [Part.parse("strategy", name) for name in strategies or STRATEGIES_SHOWN]
+    parts = [_named(text) for text in strategies or STRATEGIES_SHOWN]
     chosen = {"model": Part.parse("model", model), "rule": Part.parse("rule", rule)}
     taken: dict[str, dict[str, Any]] = {}
     for section, key, value in _assignments(sets):
-        known = ["stream", "model", "rule", "trainer", *(part.name for part in parts)]
+        known = ["stream", "model", "rule", "trainer", *(part.name for _, part in parts)]
         if section not in known or (section == "trainer" and key in ("seed", "device")):
             raise UsageError(f"--set: unknown section '{section}'.{nearest(section, known)} Known: {', '.join(known)}")
         taken.setdefault(section, {})[key] = value
@@ -56,7 +58,7 @@ def resolve_continual(
         return {"name": part.name, "options": described.defaults() | set_ | options}
 
     training = trainer.defaults() | trainer.validate("trainer", taken.get("trainer", {}))
-    listed = [filled("strategy", part, part.name) | {"label": str(part)} for part in parts]
+    listed = [filled(kind, part, part.name) | {"kind": kind, "label": str(part)} for kind, part in parts]
     labels = [one["label"] for one in listed]
     if len(set(labels)) < len(labels) or len(set(seeds)) < len(seeds) or not seeds:
         raise UsageError("a strategy or seed is named twice, or none is: name each once")
@@ -71,3 +73,14 @@ def resolve_continual(
         "strategies": listed, "seeds": list(seeds), "split": split, "metrics_as": metrics_as, "every": every,
         "device": device, "threads": threads, "data_dir": data_dir or os.environ.get("NEURONS_DATA_DIR"),
     }  # fmt: skip
+
+
+def _named(text: str) -> tuple[str, Part]:
+    """ "learner" or "strategy", and the part; UsageError with the nearest name of both."""
+    name = text.strip().partition(":")[0]
+    known = [*STRATEGIES.names(), *LEARNERS.names()]
+    if name not in known:
+        more = "Try: neurons list strategies, neurons list learners"
+        raise UsageError(f"unknown strategy '{name}'.{nearest(name, known)} {more}")
+    kind = "learner" if name in LEARNERS.names() else "strategy"
+    return kind, Part.parse(kind, text)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from baselines import STRATEGIES
+from baselines import LEARNERS, STRATEGIES
 from baselines.continual import GradientLearner
 from baselines.continual_stack import Stack, unstackable
 from baselines.setup import threads
@@ -28,6 +28,7 @@ from learning.seeds import seed_everything
 from neurons import MODELS
 from neurons.errors import RunError, UsageError
 from tasks import STREAMS
+from tasks.continual.learner import Learner
 from tasks.continual.protocol import Outcome, run, run_group
 from tasks.continual.stream import StreamData
 
@@ -40,9 +41,15 @@ def load(config: dict[str, Any]) -> StreamData:
     return data
 
 
-def learner(config: dict[str, Any], data: StreamData, strategy: dict[str, Any], seed: int) -> GradientLearner:
-    """Model, rule and strategy of one seed; UsageError if the rule cannot train the model."""
+def learner(config: dict[str, Any], data: StreamData, strategy: dict[str, Any], seed: int) -> Learner:
+    """Model, rule and strategy of one seed, or a learner of its own kind; UsageError if the rule cannot train the
+    model."""
     seed_everything(seed)
+    if strategy["kind"] == "learner":
+        native: Learner = LEARNERS.build(
+            strategy["name"], input=data.input, output=data.output, seed=seed, **strategy["options"]
+        )
+        return native
     model = MODELS.build(config["model"]["name"], input=data.input, output=data.output, **config["model"]["options"])
     rule = RULES.build(config["rule"]["name"], **config["rule"]["options"])
     reason = rule.supports(model)
@@ -111,22 +118,31 @@ def run_strategy(config: dict[str, Any], number: int) -> list[Result]:
     strategy = config["strategies"][number]
     with threads(config["threads"]):
         data = load(config)
-        group = [learner(config, data, strategy, seed) for seed in config["seeds"]]
-        if unstackable(group[0]) is None and len(group) > 1:
-            outcomes = run_group(data, group, Stack(group).fit, split=config["split"], every=config["every"])
-        else:
-            outcomes = []
-            for one in group:
-                seed_everything(one.seed)
-                outcomes.append(run(data, one, split=config["split"], every=config["every"]))
-        return [_result(config, data, strategy, one, found) for one, found in zip(group, outcomes, strict=True)]
+        seeds, first = config["seeds"], learner(config, data, strategy, config["seeds"][0])
+        if isinstance(first, GradientLearner) and unstackable(first) is None and len(seeds) > 1:
+            stack: list[Any] = [learner(config, data, strategy, seed) for seed in seeds]
+            outcomes = run_group(data, stack, Stack(stack).fit, split=config["split"], every=config["every"])
+            return [_result(config, data, strategy, *one) for one in zip(seeds, stack, outcomes, strict=True)]
+        results = []
+        for seed in seeds:  # one in memory at a time
+            one = learner(config, data, strategy, seed)
+            seed_everything(seed)
+            found = run(data, one, split=config["split"], every=config["every"])
+            results.append(_result(config, data, strategy, seed, one, found))
+        return results
 
 
 def _result(
-    config: dict[str, Any], data: StreamData, strategy: dict[str, Any], one: GradientLearner, found: Outcome
+    config: dict[str, Any], data: StreamData, strategy: dict[str, Any], seed: int, one: Learner, found: Outcome
 ) -> Result:
     metrics = found.summary(config["metrics_as"])
-    steps = sum(one.steps_on(task) for task in data.tasks)
+    model, rule = None, None  # a learner of its own kind is its name and options
+    if isinstance(one, GradientLearner):
+        rule = {"name": one.rule.name, "local": one.rule.local, "config": config["rule"]["options"]}
+        model = {
+            "name": config["model"]["name"], "config": config["model"]["options"],
+            "parameters": one.model.parameter_counts(),
+        }  # fmt: skip
     return {
         "schema": 1,
         "status": "complete",
@@ -134,13 +150,10 @@ def _result(
             "name": config["stream"]["name"], "protocol": data.protocol, "split": found.split,
             "split_hash": data.split_hash, "data_source": data.source,
         },
-        "model": {
-            "name": config["model"]["name"], "config": config["model"]["options"],
-            "parameters": one.model.parameter_counts(),
-        },
-        "rule": {"name": one.rule.name, "local": one.rule.local, "config": config["rule"]["options"]},
+        "model": model,
+        "rule": rule,
         "strategy": strategy,
-        "seed": one.seed,
+        "seed": seed,
         "primary": {"name": "acc", "value": metrics["acc"], "higher_is_better": True},
         "metrics": metrics,
         "R": found.R.tolist(),
@@ -151,7 +164,7 @@ def _result(
         "sees_task_id": found.sees_task_id,
         "curve": [{"step": p.step, "during": p.during, "accuracies": list(p.accuracies)} for p in found.curve],
         "memory": found.memory,
-        "train": {"seconds": found.train_seconds, "steps": steps},
+        "train": {"seconds": found.train_seconds, "steps": found.steps},
         "env": {"torch": torch.__version__, "threads": torch.get_num_threads()},
     }  # fmt: skip
 

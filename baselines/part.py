@@ -6,14 +6,20 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from baselines import STRATEGIES
+from baselines import LEARNERS, STRATEGIES
 from learning import RULES
 from neurons import MODELS
 from neurons.errors import UsageError
 from neurons.registry import Registry
 from tasks import TASKS
 
-PARTS: dict[str, Registry] = {"task": TASKS, "model": MODELS, "rule": RULES, "strategy": STRATEGIES}
+PARTS: dict[str, Registry] = {
+    "task": TASKS,
+    "model": MODELS,
+    "rule": RULES,
+    "strategy": STRATEGIES,
+    "learner": LEARNERS,
+}
 WITHOUT = " - "
 
 

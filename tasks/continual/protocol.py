@@ -39,6 +39,7 @@ class Outcome:
 
     ``R`` (T, T): row i after training on task i, column j the accuracy on task j; ``untrained`` (T,): before the first.
     ``samples`` (T,): rows of each task that ``split`` was evaluated on. ``memory``: bytes kept after the last task.
+    ``steps``: training steps over the whole stream.
     """
 
     R: np.ndarray
@@ -50,6 +51,7 @@ class Outcome:
     sees_task_id: bool
     memory: dict[str, int]
     train_seconds: float
+    steps: int = 0
     curve: list[Point] = field(default_factory=list)
 
     def summary(
@@ -155,6 +157,7 @@ def run_group(
             sees_task_id=told,
             memory=learner.memory(),
             train_seconds=seconds / len(learners),
+            steps=steps,
             curve=[Point(step, during, tuple(values[number])) for step, during, values in moments],
         )
         for number, learner in enumerate(learners)
