@@ -18,6 +18,7 @@ COMMANDS = (
     "show",
     "train",
     "eval",
+    "sample",
     "compare",
     "continual",
     "lra",

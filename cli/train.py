@@ -124,6 +124,14 @@ def describe_parameters(counts: dict[str, Any]) -> str:
     return f"{counts['total']:,} (non-embedding {counts['non_embedding']:,}, attention {counts['attention']:,})"
 
 
+def _of_a_text(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What else is quoted of a text."""
+    named = {"test_token_ppl": "token ppl", "test_word_ppl": "word ppl", "test_nats_per_token": "nats per token"}
+    metrics = result["metrics"]
+    found = [f"{shown.number(metrics[key])} {name}" for key, name in named.items() if key in metrics]
+    return [("text", f"{', '.join(found)}; {result['task']['protocol'].rpartition('; test in ')[2]}")] if found else []
+
+
 def describe_result(result: dict[str, Any], path: Path) -> str:
     """The readable block of one finished run: the primary metric beside its floors, cost, place."""
     primary, train, model = result["primary"], result["train"], result["model"]
@@ -140,7 +148,8 @@ def describe_result(result: dict[str, Any], path: Path) -> str:
     ]
     pairs: list[tuple[str, str]] = [
         ("trained", told),
-        (primary["name"], score),
+        (shown.words(primary["name"]), score),
+        *_of_a_text(result),
         ("floors", ", ".join(floors) or "none"),
         ("parameters", describe_parameters(model["parameters"])),
         ("training", ", ".join(training)),

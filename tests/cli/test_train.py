@@ -22,7 +22,7 @@ class Layer:
         self.calls.append({"config": config, "out": out, "resume": resume, "minutes": minutes})
         return self.result
 
-    def evaluate(self, run_dir, split):
+    def evaluate(self, run_dir, split, *, stride=None):
         self.calls.append({"run": run_dir, "split": split})
         primary = {"name": "accuracy", "value": 0.75}
         return {"run": str(run_dir), "split": split, "primary": primary, "metrics": {"accuracy": 0.75, "loss": 1.25}}
