@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.paddles import DEGREES, Paddles, Scene, Stamps, paddles
+from tasks.paddles import DEGREES, Paddles, Scene, Stamps, moved, paddles
 
 DRAWS = 3  # draws of one step, and of a seed
 _WORKING_BYTES = 1 << 25
@@ -109,7 +109,7 @@ def _pairs(scene: Scene, kit: Paddles, lanes: int, rng: np.random.Generator) -> 
         x + scene.seed_distance * np.cos(turn)
     )
     tips = [
-        Tip(place + kit.pivot[d] @ [kit.width, 1], place, d)
+        Tip(moved(kit, moved(kit, place, kit.ahead[d]), kit.back[d]), place, d)
         for place, d in ((first, degree[0, lane]), (second.astype(np.int64), degree[1, lane]))
     ]
     place = np.zeros((lanes, 2, scene.contour), np.int64)
@@ -163,7 +163,7 @@ def extended(
     kit: Paddles, mask: np.ndarray, wide: np.ndarray, lane: np.ndarray, tip: Tip, rng: np.random.Generator
 ) -> tuple[np.ndarray, Tip]:
     """The rows of ``lane`` that found a step, and their tips after it."""
-    pivot = tip.pivot + kit.advance[tip.stamp]
+    pivot = moved(kit, tip.pivot, kit.advance[tip.stamp])
     there = pivot[:, None] + kit.ring
     free = 255 - at(wide, lane, there)
     sums = np.cumsum(kit.turn[tip.stamp] * free, axis=1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.contours import DRAWS, Lanes, Tip, add, all_free, at, extended, inside
-from tasks.paddles import DEGREES, FREE, Paddles, Scene
+from tasks.contours import DRAWS, Lanes, Tip, add, all_free, at, coordinates, extended, inside
+from tasks.paddles import DEGREES, FREE, Paddles, Scene, moved
 
 _ATTEMPTS = 5  # at one distractor
 _GUESSES = 24  # pixels tried before all of them are looked at
@@ -56,9 +56,9 @@ def _seeds(
         degree = rng.integers(0, DEGREES, len(lane))
         lane, degree = lane[kit.usable[degree]], degree[kit.usable[degree]]
         place = _free_places(scene, kit, mask, lane, degree, rng)
-        y, x = np.divmod(place, kit.width)
-        corner = np.stack([y, x], -1)[:, None] - kit.rim + np.stack([kit.head[degree], kit.pivot[degree]], 1)
-        inside_picture = ((corner >= 0) & (corner < scene.size)).all((1, 2))
+        end = moved(kit, place, kit.ahead[degree])
+        corner = coordinates(kit, np.stack([end, moved(kit, end, kit.back[degree])]))
+        inside_picture = ((corner >= 0) & (corner < scene.size)).all((0, 2))
         good = (place >= 0) & inside_picture
         lanes.append(lane[good])
         places.append(place[good])
@@ -66,7 +66,8 @@ def _seeds(
         lane = lane[(place >= 0) & ~inside_picture]  # without any place at all the attempt is over
     order = np.argsort(np.concatenate(lanes), kind="stable")
     place, degree = np.concatenate(places)[order], np.concatenate(degrees)[order]
-    return np.concatenate(lanes)[order], Tip(place + kit.pivot[degree] @ [kit.width, 1], place, degree)
+    pivot = moved(kit, moved(kit, place, kit.ahead[degree]), kit.back[degree])
+    return np.concatenate(lanes)[order], Tip(pivot, place, degree)
 
 
 def _free_places(

@@ -68,17 +68,26 @@ class Paddles(NamedTuple):
     usable: np.ndarray  # (DEGREES,) bool: seeds may point this way
     ring: np.ndarray  # (K,) offsets from a pivot to the pixels one step away
     turn: np.ndarray  # (DEGREES + K, K) float32 weights of a step after an orientation
-    advance: np.ndarray  # (DEGREES + K,) offset from a pivot to the next
-    pivot: np.ndarray  # (DEGREES, 2) rows and columns from a seed's start to its pivot
-    head: np.ndarray  # (DEGREES, 2) rows and columns from a seed's start to its end
+    advance: np.ndarray  # (DEGREES + K, 2) from a pivot to the next
+    ahead: np.ndarray  # (DEGREES, 2) from a seed's start to its end
+    back: np.ndarray  # (DEGREES, 2) from there to its pivot
     angle: np.ndarray  # (DEGREES + K,) radians
     marker: Stamps  # one row
 
 
-def reach(angle: np.ndarray, distance: float) -> np.ndarray:
-    """(..., 2) rows and columns to a point ``distance`` away, rounded up as the original does from any pixel."""
-    there = distance * np.stack([np.sin(angle), np.cos(angle)], -1)
-    return (np.ceil(64 + there) - 64).astype(np.int64)
+def offset(angle: np.ndarray, distance: float) -> np.ndarray:
+    """(..., 2) rows and columns, not rounded, to a point ``distance`` away."""
+    return distance * np.stack([np.sin(angle), np.cos(angle)], -1)
+
+
+def moved(kit: Paddles, place: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Flat ``place`` (n,) moved ``by`` (n, 2) pixels and rounded up.
+
+    As the original does it, in absolute coordinates: along a border 3 + 2.4e-16, which is 4 sin(pi/2) less 1 in the
+    other direction, rounds up to 4 where 5 + 2.4e-16 is 5. A contour that runs along the border turns by that.
+    """
+    corner = np.stack(np.divmod(place, kit.width), -1) - kit.rim
+    return (np.ceil(corner + by).astype(np.int64) + kit.rim) @ [kit.width, 1]
 
 
 def flipped(angle: np.ndarray) -> np.ndarray:
@@ -113,7 +122,6 @@ def paddles(scene: Scene, margin: int) -> Paddles:
     first = kernel.offset[:, :1]
     offsets = np.where(kernel.value > 0, kernel.offset, first)
     usable = np.array([_covers_every_corner(np.argwhere(one) - wide) for one in struct])
-    heads = reach(seeds, length)
     return Paddles(
         width=width,
         rim=rim,
@@ -126,9 +134,9 @@ def paddles(scene: Scene, margin: int) -> Paddles:
         usable=usable,
         ring=steps @ [width, 1],
         turn=(np.maximum(np.cos(bend), 0) ** 2).astype(np.float32),
-        advance=reach(angle, length + 2 * margin) @ [width, 1],
-        pivot=heads + reach(flipped(seeds), wide),
-        head=heads,
+        advance=offset(angle, length + 2 * margin),
+        ahead=offset(seeds, length),
+        back=offset(flipped(seeds), wide),
         angle=angle,
         marker=_sparse(_marker(scene)[None], width),
     )
@@ -151,10 +159,10 @@ def _drawn(scene: Scene, margin: int, angle: float) -> tuple[np.ndarray, np.ndar
     fine = scene.antialias
     half = scene.length + int(np.ceil(scene.thickness)) + margin
     centre = half * fine
-    down, right = reach(np.array(angle), scene.length * fine)
+    down, right = np.ceil(centre + offset(np.array(angle), scene.length * fine))
     picture = Image.new("L", (2 * centre + 1, 2 * centre + 1))
     ImageDraw.Draw(picture).line(
-        [(centre, centre), (centre + int(right), centre + int(down))], fill=255, width=round(scene.thickness * fine)
+        [(centre, centre), (int(right), int(down))], fill=255, width=round(scene.thickness * fine)
     )
     dilated = maximum_filter(np.asarray(picture), footprint=_disc(margin * fine), mode="constant")
     return _reduced(np.asarray(picture), 2 * half + 1), _reduced(dilated, 2 * half + 1)

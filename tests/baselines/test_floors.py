@@ -225,12 +225,14 @@ def test_nb_svm_selects_on_the_held_out_split(monkeypatch: pytest.MonkeyPatch) -
 def test_floors_say_what_they_cannot_read() -> None:
     words = data(WORDS)
     assert {name for name in FLOORS.names() if FLOORS.build(name).fits(words) is None} == {
+        "convolution",
         "logistic-regression",
         "majority",
         "nb-svm",
         "root-operator",
     }
     assert {name for name in FLOORS.names() if FLOORS.build(name).fits(DIGITS) is None} == {
+        "convolution",
         "logistic-regression",
         "majority",
         "nearest-prototype",

@@ -9,6 +9,7 @@ import pytest
 
 from baselines import FLOORS
 from baselines.floors import operator_reader
+from neurons.specs import InputSpec, OutputSpec
 from tasks import TASKS
 from tasks.metrics import accuracy
 from tasks.suites.listops import SYMBOLS, evaluate
@@ -74,3 +75,23 @@ def test_readers_say_that_they_read_listops_alone() -> None:
     for name in ("root-digits", "depth-1-reader"):
         assert "ListOps" in (FLOORS.build(name).fits(digits) or "")
     assert SYMBOLS[operator_reader.CLOSE - 1] == "]"
+
+
+def ordered(count: int, gap: int, seed: int) -> Split:
+    """Symbols 1 to 4 in pairs of 1 and 2 with ``gap`` symbols 3 or 4 between: label 1 where 1 comes first."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    inputs = rng.integers(3, 5, (count, 40))
+    for row, label in zip(inputs, labels, strict=True):
+        for start in (3, 15, 27):
+            row[[start, start + gap]] = (1, 2) if label else (2, 1)
+    return Split(list(inputs.astype(np.int32)), labels)
+
+
+@pytest.mark.parametrize(("gap", "seen"), [(2, True), (6, False)])
+def test_a_convolution_sees_five_steps_and_no_further(gap: int, seen: bool, listops: TaskData) -> None:
+    specs = {"input": InputSpec("tokens", 40, 5), "output": OutputSpec("label", 2)}
+    parts = {name: ordered(200, gap, seed) for seed, name in enumerate(("train", "held_out", "test"))}
+    data = dataclasses.replace(listops, **parts, **specs)
+    floor = FLOORS.build("convolution", width=16, epochs=20).fit(data)
+    assert (accuracy(floor.predict(data.test), data.test.labels) > 0.9) == seen

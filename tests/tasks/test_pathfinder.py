@@ -41,7 +41,7 @@ def test_the_scenes_are_the_published_parameters() -> None:
         TASKS.build("pathfinder32", difficulty="hart")
 
 
-@pytest.mark.parametrize("degree", [-180, -90, 0, 37, 90, 151])
+@pytest.mark.parametrize("degree", [-180, -120, -90, 0, 37, 90, 151])
 def test_a_stamp_is_the_line_drawn_in_place(degree: int) -> None:
     """A line on a canvas of its own, twice as fine, reduced by Lanczos' filter."""
     half, row = 4, degree + 180
@@ -66,6 +66,25 @@ def test_a_step_bends_by_cosine_squared_and_never_back(scene: Scene) -> None:
     bend = np.abs(np.angle(np.exp(1j * (kit.angle[:, None] - ahead))))
     expected = np.where(scene.continuity * bend < np.pi / 2, np.cos(scene.continuity * bend) ** 2, 0)
     np.testing.assert_allclose(kit.turn, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("scene", "count"), [(HARD, 60), (WIDE, 8)], ids=["32", "128"])
+def test_every_step_turns_at_the_original_s_pivot(scene: Scene, count: int) -> None:
+    """One paddle at a time, in floating point and absolute places: where rounding up falls matters near a border."""
+
+    def translated(place: np.ndarray, angle: float, distance: float) -> np.ndarray:
+        return np.ceil(place + float(distance) * np.array([np.sin(angle), np.cos(angle)]))
+
+    for curve in draw(scene, count, (8,)).paddles.astype(np.float64).reshape(-1, scene.contour, 4):
+        margin, angle = curve[0, 3], np.deg2rad(np.rint(np.rad2deg(curve[0, 2])))
+        back = angle + np.pi if angle < 0 else angle - np.pi
+        pivot = translated(translated(curve[0, :2], angle, scene.length), back, scene.length + margin)
+        for y, x, drawn_along, _ in curve[1:]:
+            pivot = translated(pivot, angle, scene.length + 2 * margin)
+            rows, columns = y - pivot[0], x - pivot[1]
+            assert scene.length + margin - 1.5 < np.hypot(rows, columns) < scene.length + margin + 1.5
+            angle = np.arctan2(rows, columns)
+            assert abs(np.angle(np.exp(1j * (drawn_along - np.pi - angle)))) < 1e-5
 
 
 def ends(drawn: Pictures, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
