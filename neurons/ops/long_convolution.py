@@ -33,8 +33,18 @@ def long_convolution(x: Tensor, kernel: Tensor, behind: Tensor | None = None) ->
         parts.append(kernel.new_zeros(kernel.shape[0], length - steps))
     else:
         parts += [kernel.new_zeros(kernel.shape[0], length - 2 * steps + 1), behind.flip(-1)]
-    out: Tensor = _circular(x, torch.cat(parts, -1))
+    return circular_convolution(x, torch.cat(parts, -1))
+
+
+def circular_convolution(x: Tensor, kernel: Tensor) -> Tensor:
+    """The first n samples of ``y_t = sum_j kernel_{t-j} x_j``, t - j modulo N: x (B, C, n), kernel (C, N), N >= n."""
+    out: Tensor = _circular(x, kernel)
     return out
+
+
+def reversed_in_time(kernel: Tensor) -> Tensor:
+    """``kernel_{-t}``, t modulo N: convolution with it is correlation with ``kernel`` (Plate's involution)."""
+    return kernel.flip(-1).roll(1, -1)
 
 
 def fast_length(least: int) -> int:
@@ -44,7 +54,6 @@ def fast_length(least: int) -> int:
 
 @torch.library.custom_op("neurons::circular_convolution", mutates_args=())
 def _circular(x: Tensor, kernel: Tensor) -> Tensor:
-    """The first n samples of the circular convolution with kernel (C, N), N >= n."""
     length, steps = kernel.shape[-1], x.shape[-1]
     spectrum = torch.fft.rfft(x, length).mul_(torch.fft.rfft(kernel))
     return torch.fft.irfft(spectrum, length)[..., :steps].contiguous()
@@ -67,11 +76,6 @@ def _(gradient: Tensor, x: Tensor, length: int) -> Tensor:
     return x.new_empty(x.shape[1], length)
 
 
-def _reversed(kernel: Tensor) -> Tensor:
-    """k_{-t modulo N}: convolution with it is correlation with k."""
-    return kernel.flip(-1).roll(1, -1)
-
-
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(inputs[0], inputs[1])
 
@@ -80,14 +84,14 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]
     x, kernel = ctx.saved_tensors
     wants_x, wants_kernel = ctx.needs_input_grad[:2]
     return (
-        _circular(gradient, _reversed(kernel)) if wants_x else None,
+        _circular(gradient, reversed_in_time(kernel)) if wants_x else None,
         _kernel_gradient(gradient, x, kernel.shape[-1]) if wants_kernel else None,
     )
 
 
 def _kernel_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
     outer, x = ctx.saved_tensors
-    return _circular(x, gradient), _circular(outer, _reversed(gradient)), None
+    return _circular(x, gradient), _circular(outer, reversed_in_time(gradient)), None
 
 
 _circular.register_autograd(_backward, setup_context=_keep)
