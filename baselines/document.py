@@ -96,6 +96,7 @@ def make_document(
     if not results:
         raise RunError("no run finished: " + "; ".join(dict.fromkeys(row["unsupported"] or "" for row in table)))
     curves: dict[str, list[dict[str, Any]]] = {row["label"]: [] for row in table}
+    probes: dict[str, list[dict[str, Any]]] = {}
     for one, result in finished:
         if result is not None:
             points = [
@@ -104,6 +105,9 @@ def make_document(
                 if point["split"] == "held_out"
             ]
             curves[one.label].append({"seed": result["seed"], "points": points})
+            probed = [point for point in result["curve"] if point["split"] == "probe"]
+            if probed:
+                probes.setdefault(one.label, []).append({"seed": result["seed"], "points": probed})
     return {
         "schema": 1,
         "kind": "compare",
@@ -114,6 +118,7 @@ def make_document(
         "pairs": pairs(table),
         "warnings": warnings(table, floor_values, results, budget["match"], higher_is_better=higher_is_better),
         "curves": curves,
+        **({"probes": probes} if probes else {}),
         "results": [
             {"label": one.label} | {k: v for k, v in result.items() if k not in {"predictions", "curve", "env"}}
             for one, result in finished

@@ -11,6 +11,7 @@ from baselines import report_format as fmt
 from baselines import report_rows as rows
 from baselines.report_figures import figures
 from baselines.report_page import section, shell
+from baselines.report_probe import probe_figures
 from baselines.report_svg import Look, looks
 from baselines.report_table import markdown_table
 from learning.files import write_atomic, write_error
@@ -110,7 +111,7 @@ def _apart(compare: dict) -> str:
 
 
 def _figures(compare: dict, style: dict[str, Look]) -> str:
-    drawings = figures(compare, style)
+    drawings = [*figures(compare, style), *probe_figures(compare, style)]
     if not drawings:
         return ""
     legend = "".join(f"<li>{rows.swatch(look)}{escape(label)}</li>" for label, look in style.items())

@@ -22,18 +22,22 @@ if TYPE_CHECKING:
 @click.option("--rule", help="Learning rule: predictive-coding:variant=zil.  [default: the recipe's first]")
 @click.option("--strategy", help="naive; the others are for streams (neurons continual).  [default: naive]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and data order.  [default: 0]")
+@click.option("--probe", is_flag=True, help="Record how the rule settles, at every evaluation; the report plots it.")
 @common.run_options
 @common.dry_run
 @common.as_json
 @common.debug
 def command(
-    out: Path | None, resume: str | None, minutes: float | None, dry_run: bool, as_json: bool, **flags: Any
+    out: Path | None, resume: str | None, minutes: float | None, probe: bool, dry_run: bool, as_json: bool, **flags: Any
 ) -> None:
     """Train one model with one rule on one task.
 
     RECIPE is a shipped recipe (neurons list recipes) or a TOML file. A flag wins over the environment, that over a
     recipe. The test split is read once, at the end. The run directory holds config.json, metrics.jsonl, result.json and
     checkpoints; after Ctrl-C or a crash the same command with --resume auto goes on where it stopped.
+
+    With --probe, metrics.jsonl has a row at every evaluation for the batch just learned from: cosine to backprop (all
+    parameters, and each stage's), energy of each stage over settling, stationarity, lambda_max, passes, time.
 
     \b
     Examples:
@@ -44,7 +48,7 @@ def command(
     if minutes is not None and flags["steps"] is not None:
         raise UsageError("--steps and --minutes exclude each other")
     if resume not in (None, "auto"):
-        if dry_run or out is not None or any(value not in (None, ()) for value in flags.values()):
+        if dry_run or probe or out is not None or any(value not in (None, ()) for value in flags.values()):
             raise UsageError("--resume PATH takes everything from that run; leave out the other options")
         path = common.run_directory(Path(str(resume)))
         return _train(common.read_json(path / "config.json"), path, True, minutes, as_json)
@@ -52,6 +56,8 @@ def command(
     from baselines.config import resolve
 
     resolved = resolve(**flags)
+    if probe:
+        resolved.config["probe"] = True
     if dry_run:
         named = {f"{part}.name": "flag" for part in ("task", "model", "rule", "strategy") if flags[part] is not None}
         return _plan(resolved, named, as_json)

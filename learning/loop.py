@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,8 @@ from learning.interrupt import Interrupted, deferred_signals
 from learning.optimizers import Optimizer
 from learning.precision import Precision, autocast
 from learning.progress import Progress
-from learning.rule import Rule, StepReport
+from learning.rule import LossFunction, Rule, StepReport
+from learning.rules.probe import probe
 from learning.run import RunDirectory
 from learning.schedules import Schedule, multiplier
 from learning.seeds import seed_step
@@ -93,6 +94,8 @@ class Loop:
         self.tracker = Tracker()
         self.curve: list[dict[str, Any]] = []
         self.best_weights: dict[str, Tensor] = {}  # only without a run directory
+        self.probing = self.run is not None and bool(self.run.config.get("probe"))
+        self.seen: tuple[Batch, LossFunction | None] | None = None  # what the last step learned from
 
     @property
     def finished(self) -> bool:
@@ -133,6 +136,8 @@ class Loop:
                         self._log_training()
                     if evaluating:
                         self._evaluate(bar)
+                        if self.probing:
+                            self._probe()
                     if stop or self.finished or step % self.checkpoint_every == 0:
                         self._save()
                     if stop:  # also after the last step: what follows training can wait for the resume
@@ -161,6 +166,7 @@ class Loop:
         tracker.tokens += given.x.shape[0] * given.x.shape[1] if given.mask is None else int(given.mask.sum())
         batch = given.to(self.device)
         loss = self.strategy.loss(self.model.readout.loss) if self.wraps_loss else None
+        self.seen = (batch, loss)
 
         def update(report: StepReport) -> None:
             self._apply(report, batch)
@@ -203,7 +209,7 @@ class Loop:
         self._append("train", tracker.loss_sum / max(tracker.loss_count, 1), tracker.scalars)
         tracker.loss_sum, tracker.loss_count = 0.0, 0
 
-    def _append(self, split: str, loss: float | None, values: dict[str, float]) -> None:
+    def _append(self, split: str, loss: float | None, values: Mapping[str, Any]) -> None:
         tracker = self.tracker
         row = {"step": tracker.step, "split": split, "loss": loss, "lr": tracker.lr, "seconds": tracker.seconds}
         row = {**row, **{key: value for key, value in values.items() if key not in row}}
@@ -232,6 +238,17 @@ class Loop:
         tracker.best_step, tracker.best_value, tracker.stale = tracker.step, value, 0
         if self.options.select == "best":
             self._keep_best()
+
+    def _probe(self) -> None:
+        """A row of instruments on the batch that was just learned from; training goes on as if nobody had looked."""
+        start, tracker = time.perf_counter(), self.tracker
+        assert self.seen is not None
+        with autocast(self.device, self.precision):
+            found = probe(self.rule, self.model, *self.seen).document()
+        cosines = found.pop("cosines")
+        found["step_seconds"] = found.pop("seconds")  # ``seconds`` of a row is the time trained
+        self._append("probe", None, {**cosines, **found})
+        tracker.evaluation_seconds += time.perf_counter() - start
 
     def _keep_best(self) -> None:
         start = time.perf_counter()
