@@ -81,9 +81,11 @@ class Part:
 
 
 def scalar(text: str) -> Any:
-    """A TOML scalar; a bare word is a string, ``none`` is None."""
+    """A TOML scalar; a bare word is a string, ``none`` is None, ``True`` (as labels write it) is true."""
     if text.lower() in {"none", "null"}:
         return None
+    if text in {"True", "False"}:
+        return text == "True"
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -31,8 +31,11 @@ class Option:
     default: Any
 
     def check(self, owner: str, value: Any) -> Any:
-        """``value`` in this option's type (an int is a float), or a UsageError that names the expected type."""
+        """``value`` in this option's type (an int is a float; None, as a bare ``none`` is read, the word where only
+        that fits), or a UsageError that names the expected type."""
         allowed = _allowed(self.annotation)
+        if value is None and type(None) not in allowed and (str in allowed or "none" in allowed):
+            return "none"
         if isinstance(value, bool):
             fits = bool in allowed
         elif isinstance(value, int) and float in allowed and int not in allowed:

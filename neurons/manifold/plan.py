@@ -10,11 +10,12 @@ from neurons.errors import UsageError, nearest
 def per_layer(what: str, pattern: str, layers: int, known: Collection[str]) -> list[str]:
     """The kind of each layer: names with commas between, ``name*n`` for n in a row, the whole repeated to the end.
 
-    ``softmax,fhn`` alternates; ``fhn*3,knot`` has knots in every fourth layer. ``what`` is how errors call the kind.
+    ``softmax,fhn`` alternates; ``fhn*3,knot`` has knots in every fourth layer. In a list of models on the command line,
+    where commas part the models, ``+`` stands for a comma. ``what`` is how errors call the kind.
     Raises UsageError for an unknown name, a count below 1 and more names than layers.
     """
     found: list[str] = []
-    for part in pattern.split(","):
+    for part in pattern.replace("+", ",").split(","):
         name, star, count = (piece.strip() for piece in part.partition("*"))
         if name not in known:
             raise UsageError(f"unknown {what} '{name}'.{nearest(name, known)} Try: one of {', '.join(known)}")
@@ -33,7 +34,7 @@ def some_layers(what: str, text: str, layers: int) -> frozenset[int]:
     if text in ("none", "all"):
         return frozenset(range(layers if text == "all" else 0))
     chosen = set()
-    for part in text.split(","):
+    for part in text.replace("+", ",").split(","):
         try:
             index = int(part)
         except ValueError:

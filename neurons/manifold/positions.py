@@ -146,11 +146,12 @@ class Alibi(Position):
 
 
 def _slopes(heads: int, queries: int, keys: int, causal: bool) -> Tensor:
-    """(H, queries, keys); the last query stands at the last key. Causal: -inf above the diagonal."""
+    """(1, H, queries, keys), for the fused kernel takes no mask of three axes; the last query stands at the last key.
+    Causal: -inf above the diagonal."""
     with torch.inference_mode(False):
         slope = 2.0 ** (-8.0 / heads * torch.arange(1, heads + 1))
         distance = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)
-        bias = -slope[:, None, None] * distance.abs()
+        bias = -slope[None, :, None, None] * distance.abs()
         return bias.masked_fill(distance < 0, -math.inf) if causal else bias
 
 

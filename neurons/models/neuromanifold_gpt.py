@@ -67,12 +67,12 @@ class NeuroManifoldGPT(Model):
         },
         "small": {
             "width": 768, "layers": 12, "heads": 12, "attention": "fhn*11,knot", "feed_forward": "mlp*5,wavekan",
-            "hyper_connections": "mhc-lite", "stream_layers": 4, "propagation": "0", "engram": "6",
+            "hyper_connections": "mhc-lite", "stream_layers": 4, "propagation": 0, "engram": 6,
             "aggregation": True, "n_predict": 2, "dropout": 0.1,
         },
         "medium": {
             "width": 1024, "layers": 24, "heads": 16, "attention": "fhn*23,knot", "feed_forward": "mlp*11,wavekan",
-            "hyper_connections": "mhc-lite", "stream_layers": 8, "propagation": "0", "engram": "12",
+            "hyper_connections": "mhc-lite", "stream_layers": 8, "propagation": 0, "engram": 12,
             "aggregation": True, "n_predict": 2, "dropout": 0.1,
         },
     }  # fmt: skip
@@ -110,9 +110,9 @@ class NeuroManifoldGPT(Model):
         hyper_connections: Literal["none", "hc", "mhc", "mhc-lite"] = "none",
         streams: int = 2,
         stream_layers: int | None = None,
-        propagation: str = "none",
-        manifold: str = "-1",
-        engram: str = "none",
+        propagation: int | str = "none",
+        manifold: int | str = -1,
+        engram: int | str = "none",
         folding: bool = True,
         sdr_size: int = 256,
         sdr_active: int = 8,
@@ -170,7 +170,9 @@ class NeuroManifoldGPT(Model):
         names = per_layer("attention", self.attention, layers, ATTENTIONS.names())
         kinds = per_layer("feed_forward", self.feed_forward, layers, KINDS)
         streaming = self._stream_layers()
-        places = {key: some_layers(key, getattr(self, key), layers) for key in ("propagation", "manifold", "engram")}
+        places = {
+            key: some_layers(key, str(getattr(self, key)), layers) for key in ("propagation", "manifold", "engram")
+        }
         blocks: list[ManifoldBlock] = []
         metric: MetricAttention | None = None
         for index in range(layers):

@@ -176,3 +176,16 @@ def test_what_cannot_be_taken_apart_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(MODELS, "entry", {"neuronsv2": only}.get)
     with pytest.raises(UsageError, match="'neuronsv2': every component is off already"):
         taken_apart(Part("neuronsv2"), entry.defaults())
+
+
+@pytest.mark.parametrize("text", ["neuromanifold_gpt:folding=True", "neuromanifold_gpt:tied=false:manifold=none"])
+def test_truth_survives_a_label(text: str) -> None:
+    part = Part.parse("model", text)
+    assert Part.parse("model", str(part)) == part
+    assert isinstance(next(iter(part.options.values())), bool)
+
+
+def test_none_is_the_word_where_an_option_takes_no_none():
+    part = Part.parse("model", "neuromanifold_gpt:position=none:hyper_connections=none:latent=none")
+    assert part.options == {"position": "none", "hyper_connections": "none", "latent": None}
+    assert Part.parse("model", str(part)) == part

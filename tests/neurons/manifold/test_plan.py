@@ -23,6 +23,7 @@ KNOWN = ("fhn", "knot", "softmax")
         ("fhn*3,knot", 6, "fhn fhn fhn knot fhn fhn"),
         ("softmax, knot", 5, "softmax knot softmax knot softmax"),
         ("knot * 2,fhn", 3, "knot knot fhn"),
+        ("knot+fhn*2", 3, "knot fhn fhn"),
     ],
 )
 def test_a_pattern_is_repeated_to_the_end(pattern: str, layers: int, expected: str) -> None:
@@ -30,7 +31,8 @@ def test_a_pattern_is_repeated_to_the_end(pattern: str, layers: int, expected: s
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("none", set()), ("all", {0, 1, 2, 3}), ("0", {0}), ("-1", {3}), ("0,2,-1", {0, 2, 3})]
+    ("text", "expected"),
+    [("none", set()), ("all", {0, 1, 2, 3}), ("0", {0}), ("-1", {3}), ("0,2,-1", {0, 2, 3}), ("1+2", {1, 2})],
 )
 def test_some_layers_by_number(text: str, expected: set[int]) -> None:
     assert some_layers("engram", text, 4) == expected

@@ -88,7 +88,7 @@ def test_rope_in_place_equals_the_pure_form_with_gradients() -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_alibi_is_a_slope_per_head(causal: bool) -> None:
-    bias = build("alibi").bias(2, 5, causal, torch.zeros(1))
+    bias = build("alibi").bias(2, 5, causal, torch.zeros(1))[0]
     for head, slope in enumerate((2.0**-4, 2.0**-8)):
         for row, i in enumerate((3, 4)):
             for j in range(5):
