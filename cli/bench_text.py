@@ -62,6 +62,25 @@ def _model(rows: list[Row], width: int | None) -> Iterator[str]:
         yield _across(f"whole models, one sample, {title} output; x = times as fast", named, _time, width)
 
 
+def _resonance(rows: list[Row], width: int | None) -> Iterator[str]:
+    networks = [row for row in rows if row["what"] == "networks"]
+    for title, group in _groups([row | {"samples": str(row["batch"])} for row in networks], ("output", "samples")):
+        yield _across(f"width 768, 6 layers: {title} samples; x = times as fast", group, _time, width)
+    columns = [table.Column("what"), table.Column("case"), table.Column("GMAC", right=True)]
+    columns += [table.Column("GFLOP/s", right=True), table.Column("GB/s", right=True)]
+    cells = [
+        [row["name"], f"{row['output']}, {row['batch']} x {row['length']:,}" if "output" in row else "ceiling",
+         *(shown.number(row[key] / 1e9) for key in ("macs", "flops_per_second", "bytes_per_second"))]
+        for row in rows
+        if row["what"] != "exponents" and not row["skipped"]
+    ]  # fmt: skip
+    yield "achieved; bytes as if nothing stayed in a cache\n" + table.render(columns, cells, width=width)[0]
+    fits = [row for row in rows if row["what"] == "exponents" and row["exponent"] is not None]
+    for row in fits:
+        interval = f"{row['exponent']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        yield f"{row['name']}, {row['output']}: time grows as n^{interval}"
+
+
 def _peers(rows: list[Row], width: int | None) -> Iterator[str]:
     accurate = [row for row in rows if "error" in row]
     columns = [table.Column("what"), table.Column("largest error", right=True)]
@@ -91,6 +110,7 @@ _SUITES: dict[str, Callable[[list[Row], int | None], Iterator[str]]] = {
     "memory": _memory,
     "scaling": _scaling,
     "model": _model,
+    "resonance": _resonance,
     "dendrites": _contest,
     "fast-weights": _contest,
     "peers": _peers,

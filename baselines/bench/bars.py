@@ -44,6 +44,7 @@ _OP = {"group": "operation", "name": "coherence"}
 _CAUSAL = {**_OP, "form": "causal"}
 _DECODE = {"group": "mixer", "name": "gamma", "form": "causal", "phase": "decode"}
 _LABEL = {"name": "neuronsv2", "output": "label"}
+_RESONANCE = {"what": "networks", "name": "resonance_net", "output": "label", "batch": 1}
 _DENDRITES = {"name": "sparse", "phase": "train"}
 
 BARS = (
@@ -94,6 +95,22 @@ BARS = (
     Bar(
         "model", "neuronsv2 at 512 tokens, one label: at most 1.1 times as slow",
         {**_LABEL, "length": 512}, "ratio", least=1 / 1.1,
+    ),
+    Bar(
+        "resonance", "resonance_net, 768 x 6, one sample of 1,024 tokens: faster than a transformer of equal width",
+        {**_RESONANCE, "length": 1024}, "ratio", least=1,
+    ),
+    Bar(
+        "resonance", "resonance_net, eight samples of 1,024 tokens: faster than a transformer of equal width",
+        {**_RESONANCE, "batch": 8, "length": 1024}, "ratio", least=1,
+    ),
+    Bar(
+        "resonance", "resonance_net, one sample of 8,192 tokens: at least 8 times as fast",
+        {**_RESONANCE, "length": 8192}, "ratio", least=8,
+    ),
+    Bar(
+        "resonance", "resonance_net, forward, 512 to 8,192 tokens: grows at most as n^1.15",
+        {**_RESONANCE, "what": "exponents"}, "exponent", most=1.15,
     ),
     Bar(
         "dendrites", "sparse branches, forward + backward with input gradients: at least 8 times masked dense",

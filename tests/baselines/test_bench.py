@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.bench import bars, contenders, memory, network, parts, peers, scaling, speed, suite
+from baselines.bench import bars, contenders, memory, network, parts, peers, resonance, scaling, speed, suite
 from baselines.bench.job import run_jobs
 from baselines.bench.setting import SUITES, Setting
 from baselines.models.linear_attention import LinearAttention
@@ -214,6 +214,10 @@ def test_a_bar_may_be_a_quotient() -> None:
 
 def test_a_small_run_makes_a_whole_document_and_every_bar_finds_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "LENGTHS", (8,))
+    monkeypatch.setattr(resonance, "BATCHES", {1: (8, 12, 16, 24, 32), 8: (8,)})
+    monkeypatch.setattr(resonance, "SIZE", {"width": 32, "layers": 1})
+    monkeypatch.setattr(resonance, "HEAD", 8)
+    monkeypatch.setattr(resonance, "SIDE", 32)
     for name, value in {"SOMAS": 8, "BRANCHES": 2, "BATCH": 4, "STEPS": 16}.items():
         monkeypatch.setattr(parts, name, value)
     names = [name for name in SUITES if name != "peers"]
@@ -230,6 +234,14 @@ def test_a_small_run_makes_a_whole_document_and_every_bar_finds_its_row(monkeypa
             matching = [row for row in document["rows"][bar.suite] if wanted.items() <= row.items()]
             assert matching, bar.text
             assert bar.key in matching[0] or matching[0]["skipped"], bar.text
+
+
+def test_bytes_are_those_of_inputs_and_outputs() -> None:
+    a, b = torch.zeros(8, 4), torch.zeros(4, 16)
+    assert resonance.moved_bytes(lambda: a @ b) == 4 * (8 * 4 + 4 * 16 + 8 * 16)
+    assert resonance.moved_bytes(lambda: a.t()[0]) == 0  # views move nothing
+    found = resonance.rates(lambda: a @ b, 2.0)
+    assert (found["macs"], found["flops_per_second"]) == (8 * 4 * 16, 8 * 4 * 16)
 
 
 def test_exponents_alone_bring_their_own_curves() -> None:

@@ -111,10 +111,18 @@ def test_a_narrow_terminal_keeps_the_longest_lengths():
 def test_every_other_suite_has_its_text():
     fit = {"group": "operation", "form": "causal", "cost": "train time", "name": "coherence", "lengths": [1024, 16384]}
     timed = {"seconds": 0.002, "ratio": 5.99, "skipped": None, "reference": "r"}
+    at = {"output": "label", "batch": 8}
+    rate = {"flops_per_second": 1.234e11, "bytes_per_second": 7.5e9}
+    span = {"exponent": 1.008, "low": 0.99, "high": 1.03}
     rows = {
         "memory": [row("coherence", 512, None, None, saved_bytes=2048, peak_bytes=3 * 2**20)],
         "scaling": [fit | {"exponent": 1.049, "low": 1.01, "high": 1.2, "skipped": None}],
         "model": [timed | {"name": "neuronsv2", "output": "label", "length": 64, "parameters": 208_000}],
+        "resonance": [
+            {"what": "ceilings", "name": "copy", "macs": 0.0, **rate, "skipped": None},
+            timed | {"what": "networks", "name": "resonance_net", **at, "length": 512, "macs": 2.745e9, **rate},
+            {"what": "exponents", "name": "resonance_net", **at, "skipped": None, **span},
+        ],
         "dendrites": [timed | {"name": "sparse", "phase": "train"}],
         "fast-weights": [timed | {"name": "chunked", "phase": "train", "rule": "delta"}],
         "peers": [
@@ -124,7 +132,15 @@ def test_every_other_suite_has_its_text():
     }
     assert {*rows, "speed"} == set(SUITES)
     text = bench_text(document(rows=rows), None)
-    for words in ("2 KiB", "3 MiB", "1.05  [1.01, 1.20]  1,024 to 16,384", "neuronsv2 (208 k)  2 ms 5.99x", "0.021"):
+    told = ("label 8 samples", "resonance_net", "label, 8 x 512", "123", "n^1.01 [0.99, 1.03]")
+    for words in (
+        "2 KiB",
+        "3 MiB",
+        "1.05  [1.01, 1.20]  1,024 to 16,384",
+        "neuronsv2 (208 k)  2 ms 5.99x",
+        "0.021",
+        *told,
+    ):
         assert words in text
     assert [line.split() for line in text.splitlines() if line.startswith(("sparse", "chunked"))] == [
         ["sparse", "train", "2", "ms", "5.99x"], ["chunked", "delta,", "train", "2", "ms", "5.99x"],
