@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from neurons.errors import UsageError
+from neurons.pairs import paired
 from neurons.specs import Batch, Context, InputSpec, Loss, OutputSpec
 
 
@@ -50,6 +51,7 @@ class Model(nn.Module):
     """Base of every model. A subclass builds ``self.stages`` from ``input`` and ``output``, options kept as attributes.
 
     A stage is pure: same x, context and random state, same result; it returns zeros at masked positions.
+    Where ``input.pair``, the chain that is set as ``stages`` is made one for pairs (``neurons.pairs``).
     """
 
     name: ClassVar[str]
@@ -60,13 +62,22 @@ class Model(nn.Module):
         super().__init__()
         self.input, self.output = input, output
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "stages" and self.input.pair:
+            value = paired(value)
+        super().__setattr__(name, value)
+
     @property
     def is_causal(self) -> bool:
         """Whether the answer at step t depends on steps <= t only."""
         return self.output.kind == "token"
 
     def context(self, batch: Batch) -> Context:
-        return Context(mask=batch.mask)
+        """What the stages read beside x; the mask of pairs is folded as the first stage folds x."""
+        mask = batch.mask
+        if self.input.pair and mask is not None:
+            mask = mask.flatten(0, 1)
+        return Context(mask=mask)
 
     def _stateless(self, batch: Batch) -> Context:
         """A context that nobody sees after the call."""

@@ -22,16 +22,17 @@ class LabelReadout(nn.Module):
         self.linear = nn.Linear(width, classes)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        if context.mask is None:
-            pooled = x.mean(1)
-        else:
-            count = context.mask.sum(1, keepdim=True).clamp_min(1)
-            pooled = zero_masked(x, context.mask).sum(1) / count
-        return self.linear(self.dropout(self.norm(pooled)))
+        return self.linear(self.dropout(self.norm(self.pooled(x, context.mask))))
+
+    def pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The mean over the real tokens, (B, D)."""
+        if mask is None:
+            return x.mean(1)
+        return zero_masked(x, mask).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
     def loss(self, x: Tensor, batch: Batch) -> Loss:
         logits = self(x, Context(mask=batch.mask))
-        total = F.cross_entropy(_at_least_float32(logits), batch.y, reduction="sum")
+        total = F.cross_entropy(at_least_float32(logits), batch.y, reduction="sum")
         return Loss(total, total.detach(), len(batch))
 
 
@@ -55,14 +56,14 @@ class TokenReadout(nn.Module):
         target = batch.y if batch.mask is None else batch.y.masked_fill(~batch.mask, IGNORE)
         counted = target.flatten() != IGNORE
         target, hidden = target.flatten()[counted], x.flatten(0, 1)[counted]
-        total = _at_least_float32(hidden.new_zeros(()))
+        total = at_least_float32(hidden.new_zeros(()))
         for rows, wanted in zip(hidden.split(self.chunk), target.split(self.chunk), strict=True):
-            logits = _at_least_float32(self.linear(self.norm(rows)))
+            logits = at_least_float32(self.linear(self.norm(rows)))
             total = total + F.cross_entropy(logits, wanted, reduction="sum")
         return Loss(total, total.detach(), len(target))
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Half precision as float32; float64 stays, so that exact checks reach through a readout."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

@@ -17,13 +17,15 @@ class InputSpec:
 
     ``tokens``: x is (B, T) int64 with ``size`` symbols, ``pad`` the padding symbol.
     ``features``: x is (B, T, size) float32.
-    ``length`` is the largest T.
+    ``length`` is the largest T. ``pair``: a sample is two such sequences, x is (B, 2, T[, size]); the first stage folds
+    them to (2B, T[, size]), the two of a pair side by side, and the readout unfolds.
     """
 
     kind: Literal["tokens", "features"] = "tokens"
     length: int = 64
     size: int = 256
     pad: int = 0
+    pair: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class Batch:
-    """x as its InputSpec says; y (B,) int64 labels or (B, T) targets with IGNORE; mask (B, T) bool, True = real."""
+    """x as its InputSpec says; y (B,) int64 labels or (B, T) targets with IGNORE; mask (B, T) bool, True = real; of
+    pairs x is (B, 2, T[, size]) and mask (B, 2, T)."""
 
     x: Tensor
     y: Tensor

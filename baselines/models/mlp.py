@@ -76,8 +76,8 @@ class VectorReadout(LabelReadout):
         super().__init__(width=width, classes=classes, dropout=dropout)
         self.norm = nn.Identity()  # type: ignore[assignment]
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        return self.linear(self.dropout(x))
+    def pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return x
 
     def composition(self) -> tuple[nn.Module, ...]:
         """As of ``Hidden``."""

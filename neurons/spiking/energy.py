@@ -60,11 +60,10 @@ def effective_macs(macs: float, counts: SpikeCounts) -> float:
 @torch.no_grad()
 def spike_counts(model: Model, batch: Batch) -> SpikeCounts:
     """Runs ``model`` on ``batch`` in evaluation mode and counts. All zero but ``steps`` for a model without spikes."""
-    size, length = batch.x.shape[:2]
-    real = (
-        torch.full((size, 1), length, device=batch.x.device) if batch.mask is None else batch.mask.sum(1, keepdim=True)
-    )
-    context = model.context(batch)
+    size, context = len(batch), model.context(batch)
+    x = batch.x.flatten(0, 1) if model.input.pair else batch.x
+    length, whole = x.shape[1] * len(x) // size, torch.full((len(x), 1), x.shape[1], device=x.device)
+    real = whole if context.mask is None else context.mask.sum(1, keepdim=True)
     context.observables = {}
     modes = {module: module.training for module in model.modules()}
     model.eval()

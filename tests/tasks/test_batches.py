@@ -98,3 +98,32 @@ def test_evaluation_visits_every_row_once_with_its_number(split: Split, input: I
         seen += indices.tolist()
     assert sorted(seen) == list(range(len(split)))
     assert widths == sorted(widths)
+
+
+def test_pairs_are_padded_each_behind_its_own_end_and_stay_together() -> None:
+    rng = np.random.default_rng(4)
+    lengths = rng.integers(1, 30, (50, 2))
+    rows = []
+    for pair in lengths:
+        row = np.full((2, pair.max()), 7, np.int32)
+        for sequence, length in zip(row, pair, strict=True):
+            sequence[:length] = rng.integers(10, 100, length)
+        rows.append(row)
+    split, input = Split(rows, np.arange(50)), InputSpec("tokens", length=30, size=100, pad=7, pair=True)
+    stream = BatchStream(split, input, batch_size=8, seed=0)
+    batches = [collate(split, [4, 9, 2], input), stream.batch(0), *(b for _, b in evaluation_batches(split, input, 8))]
+    for batch in batches:
+        widest = int(lengths[batch.y.numpy()].max())
+        assert batch.x.shape == batch.mask.shape == (len(batch), 2, widest)
+        for x, mask, y in zip(batch.x, batch.mask, batch.y.tolist(), strict=True):
+            for which in (0, 1):
+                length = lengths[y, which]
+                assert x[which].tolist() == [*rows[y][which, :length].tolist(), *[7] * (widest - length)]
+                assert int(mask[which].sum()) == length
+    assert sorted(int(y) for _, b in evaluation_batches(split, input, 8) for y in b.y) == list(range(50))
+
+
+def test_pairs_of_features_are_rows_of_two() -> None:
+    x = np.random.default_rng(1).random((6, 2, 3, 4), dtype=np.float32)
+    batch = collate(Split(x, np.arange(6)), [5, 1], InputSpec("features", length=3, size=4, pair=True))
+    np.testing.assert_array_equal(batch.x.numpy(), x[[5, 1]])
