@@ -7,7 +7,7 @@ import torch
 
 from neurons.manifold.block import Gated
 from neurons.manifold.fhn_propagation import FHNPropagation
-from neurons.manifold.hyper_connections import StreamSum, spread
+from neurons.manifold.hyper_connections import HyperConnection, StreamSum, spread
 from neurons.manifold.layer_aggregation import LayerAggregation, RunningAggregation
 from neurons.manifold.plan import per_layer, some_layers
 from neurons.specs import Context
@@ -62,6 +62,16 @@ def test_equal_streams_are_summed_to_themselves() -> None:
     x = torch.randn(2, 5, 8)
     for streams in (2, 3, 5):
         torch.testing.assert_close(StreamSum(streams)(spread(x, streams)), x)
+
+
+def test_the_last_mix_of_streams_has_a_gradient_that_the_plain_mean_would_take() -> None:
+    torch.manual_seed(0)
+    connection, streams = HyperConnection(width=8, variant="permutations").double(), torch.randn(2, 5, 2, 8).double()
+    out = connection(streams, lambda x: torch.tanh(x))
+    lost = torch.autograd.grad(out.mean(-2).square().sum(), connection.mix, retain_graph=True)[0]
+    found = torch.autograd.grad(StreamSum(2).double()(out).square().sum(), connection.mix)[0]
+    assert lost.abs().max() < 1e-12
+    assert found.abs().max() > 1e-3
 
 
 def test_a_closed_gate_is_silent() -> None:
