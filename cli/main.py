@@ -21,6 +21,7 @@ COMMANDS = (
     "sample",
     "compare",
     "continual",
+    "fewshot",
     "lra",
     "bench",
     "report",
