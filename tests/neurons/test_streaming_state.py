@@ -18,7 +18,8 @@ from neurons.specs import Batch, Context, InputSpec, OutputSpec
 from neurons.spiking.soma import SpikingSoma
 
 WIDTH, LENGTHS = 16, (70, 700)
-CONSTANT = ("gamma", "linear")  # attentions whose state does not grow with what they have heard
+# attentions whose state does not grow with what they have heard
+CONSTANT = ("gamma", "gamma_resonator", "linear", "resonator")
 
 
 def tensors(state: Any) -> Iterator[Tensor]:
@@ -84,6 +85,7 @@ def test_a_part_leaves_a_state_of_fixed_size_of_its_own(name: str, masked: bool)
         ("neuronsv2", {"fast_rule": "delta", "fast_lag": 1, "fast_keys": 8, "consolidate": True}),
         ("neuronsv2", {"fast_rule": "rls", "fast_lag": 1, "fast_keys": 8, "leak": 0.9}),
         ("spiking_neuronsv2", {}),
+        ("resonance_net", {}),
     ],
 )
 def test_a_model_leaves_a_state_of_fixed_size_of_its_own(name: str, options: dict[str, Any]) -> None:
