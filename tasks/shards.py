@@ -3,7 +3,6 @@ was cut short goes on where it stopped."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -23,6 +22,7 @@ def sharded(
 
     ``folder`` carries the hash of everything that ``make``, which must be picklable, makes them from.
     """
+    from joblib import Parallel, delayed
     from tqdm import tqdm
 
     pieces = range(-(-count // size))
@@ -31,8 +31,9 @@ def sharded(
     one = partial(_piece, folder, make)
     if processes > 1 and len(missing) > _FEW:
         bar = tqdm(total=len(pieces) * size, initial=(len(pieces) - len(missing)) * size, file=sys.stderr, disable=None)
-        with bar, multiprocessing.get_context("spawn").Pool(processes) as pool:
-            for _ in pool.imap_unordered(_kept, [(one, piece) for piece in missing]):
+        # joblib's processes do not import the caller's main module, so that a script needs no __main__ guard
+        with bar:
+            for _ in Parallel(processes, return_as="generator_unordered")(delayed(_kept)(one, p) for p in missing):
                 bar.update(size)
     columns: dict[str, np.ndarray] = {}
     for piece in pieces:
@@ -52,5 +53,5 @@ def _piece(folder: str, make: Callable[[int], dict[str, np.ndarray]], piece: int
     return cached_arrays(_name(folder, piece), partial(make, piece))
 
 
-def _kept(job: tuple[Callable[[int], dict[str, np.ndarray]], int]) -> None:
-    job[0](job[1])
+def _kept(one: Callable[[int], dict[str, np.ndarray]], piece: int) -> None:
+    one(piece)

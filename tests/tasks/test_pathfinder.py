@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -274,3 +277,18 @@ def test_a_grid_shows_every_picture_and_a_bar_below_those_of_label_1() -> None:
     assert sheet.shape == (2 * 140, 6 * 140)
     assert (sheet[146 : 146 + 128, 146 : 146 + 128] == 7 * 30).all()
     assert [int(sheet[137, 70]), int(sheet[137, 210]), int(sheet[277, 210])] == [255, 0, 255]
+
+
+def test_a_script_without_a_main_guard_may_load_a_large_set(tmp_path: Path) -> None:
+    """Spawned processes would run the script again, and that one spawn its own."""
+    script = tmp_path / "plain.py"
+    script.write_text(
+        "from tasks import TASKS\n"
+        'task = TASKS.build("pathfinder-short", train=2600, held_out=50, test=50, seed=7)\n'
+        "print(len(task.load().train))\n"
+    )
+    told = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120,
+        env=os.environ | {"NEURONS_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert told.stdout == "2600\n", told.stderr
