@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -33,12 +34,24 @@ def _source(task: str) -> Source | None:
     from tasks import TASKS
 
     TASKS.entry(task)
+    own = getattr(TASKS.get(task), "own_folder", None)
+    if own is not None:
+        raise DataError(
+            f"task '{task}' reads your own copy, in the folder '{own}' of the data root: its texts may not be passed on."
+            f" Try: neurons show task {task}"
+        )
     return sources()[task]
 
 
 def _row(task: str, source: Source | None, data_dir: str | None, *, read: bool = False) -> dict[str, Any]:
-    from tasks.data import describe
+    from tasks import TASKS
+    from tasks.data import data_root, describe
 
+    own = None if source is not None else getattr(TASKS.get(task), "own_folder", None)
+    if own is not None:  # the user's copy of what may not be passed on
+        place = (data_root(data_dir) or Path()) / own
+        found = str(place) if data_root(data_dir) is not None and place.is_dir() else None
+        return {"task": task, "built_in": False, "path": found, "folder": own, "config": "", "hub": "your own copy"}
     return {"task": task, "built_in": source is None} | (
         {} if source is None else describe(source, data_dir, read=read)
     )

@@ -25,6 +25,7 @@ GRID = (0.01, 0.1, 1.0, 10.0)  # inverse strengths C of the L2 penalty
 class LogisticRegressionFloor(Floor):
     """L2 logistic regression on unigram counts (tokens) or flattened features, each column scaled by its maximum.
 
+    Over bytes that is the bag of bytes. Of a pair of sequences it reads |c1 - c2| of their shares of each symbol.
     C comes from (0.01, 0.1, 1, 10) by accuracy on the held-out split. ``iterations`` bounds L-BFGS: a fit stopped there
     is still a fit, and the held-out split judges it.
     """
@@ -57,8 +58,17 @@ def matrix(split: Split, input: InputSpec) -> Any:
     """(n, size) sparse counts of each symbol, or (n, T F) features."""
     if input.kind == "features":
         return np.asarray(split.inputs, dtype=np.float64).reshape(len(split), -1)
+    if input.pair:
+        shares = [np.stack([_shares(sequence, input) for sequence in row]) for row in split.inputs]
+        return np.abs(np.diff(shares, axis=1))[:, 0]
     # Row by row: the symbols of a hundred thousand long samples in one array would take gigabytes.
     counts = [np.unique(np.asarray(row, dtype=np.int64), return_counts=True) for row in split.inputs]
     starts = np.cumsum([0, *(len(symbols) for symbols, _ in counts)])
     symbols, times = (np.concatenate(column) for column in zip(*counts, strict=True))
     return csr_matrix((times.astype(np.float64), symbols, starts), shape=(len(split), input.size))
+
+
+def _shares(sequence: np.ndarray, input: InputSpec) -> np.ndarray:
+    """(size,) how often each symbol stands in ``sequence``, of 1; padding does not count."""
+    counts = np.bincount(sequence[sequence != input.pad], minlength=input.size)
+    return counts / max(1, counts.sum())

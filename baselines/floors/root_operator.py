@@ -22,6 +22,8 @@ class RootOperator(Floor):
     def fits(self, data: TaskData) -> str | None:
         if data.input.kind != "tokens":
             return "floor 'root-operator' reads tokens, not features"
+        if data.input.pair:
+            return "floor 'root-operator' reads one sequence, not pairs"
         return super().fits(data)
 
     def fit(self, data: TaskData) -> Self:

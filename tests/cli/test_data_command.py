@@ -26,6 +26,7 @@ def test_list_tells_what_is_here(neurons, local):
     assert found["digits"]["built_in"]
     assert found["sst2"]["path"] == str(Path(local) / "glue")
     assert found["imdb"]["path"] is None
+    assert (found["lra-retrieval"]["built_in"], found["lra-retrieval"]["path"]) == (False, None)
     lines = {line.split()[0]: line for line in neurons("data", "list", "--data-dir", local).stdout.splitlines()}
     assert "built in" in lines["digits"]
     assert str(Path(local) / "glue") in lines["sst2"]
@@ -43,6 +44,8 @@ def test_path_prints_the_folder_or_exit_4(neurons, local, monkeypatch):
     assert neurons("data", "path", "digits").exit_code == 2
     assert neurons("data", "path", "ssst2").stderr.startswith("Error: unknown task 'ssst2'. Did you mean 'sst2'?")
     assert one_document(neurons("data", "path", "--json"))["root"] == local
+    for command in ("path", "fetch", "verify", "generate"):
+        assert "your own copy, in the folder 'aan'" in neurons("data", command, "lra-retrieval").stderr
 
 
 def test_fetch_takes_the_local_folder_and_offline_without_it_is_exit_4(neurons, local):

@@ -83,3 +83,13 @@ def write_split(root: Path, source: Source, split: str, texts: object, labels: o
     columns = {source.text: texts} if source.label is None else {source.text: texts, source.label: labels}
     pq.write_table(pa.table(columns), path)
     return path
+
+
+def papers(root: Path, *, count: int = 30) -> str:
+    """Long Range Arena's Retrieval files with ``count`` made-up pairs each below ``root``."""
+    rng = random.Random(0)
+    (root / "aan").mkdir()
+    for part in ("train", "eval", "test"):
+        lines = [f"{n % 2}.0\tP{n}\tQ{n}\t{part} {n} {sentence(rng)}\t{sentence(rng)}\n" for n in range(count)]
+        (root / "aan" / f"new_aan_pairs.{part}.tsv").write_text("".join(lines), encoding="utf-8")
+    return str(root)
