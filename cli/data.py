@@ -37,7 +37,7 @@ def _source(task: str) -> Source | None:
     own = getattr(TASKS.get(task), "own_folder", None)
     if own is not None:
         raise DataError(
-            f"task '{task}' reads your own copy, in the folder '{own}' of the data root: its texts may not be passed on."
+            f"task '{task}' reads your own copy, in the folder '{own}' of the data root: its texts cannot be passed on."
             f" Try: neurons show task {task}"
         )
     return sources()[task]
