@@ -131,6 +131,8 @@ def test_where_lower_is_better_requirements_and_floors_turn_round():
     rows = [row("a / r", A), row("b / r", B)]
     assert requirement("b > a", rows, higher_is_better=False)["met"]
     assert not requirement("a > b", rows, higher_is_better=False)["met"]
+    around = [row("a / r", A), row("c / r", {0: 0.80, 1: 0.95, 2: 0.80})]  # an interval around 0
+    assert not requirement("c > a", around, higher_is_better=False)["met"]
     found = " | ".join(warnings(rows, {"kneser-ney": 0.85}, [], "steps", higher_is_better=False))
     assert "a / r (0.910) is worse than a floor: kneser-ney 0.850" in found
     assert "b / r" not in found

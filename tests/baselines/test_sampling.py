@@ -108,6 +108,16 @@ def test_greedy_text_is_the_argmax_of_what_was_read(name):
     assert (found.symbols, found.ended, found.streamed) == (12, "length", True)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_is_no_text_is_never_drawn_however_likely(temperature):
+    model = build("neuronsv2")
+    with torch.no_grad():
+        model.stages[-1].linear.bias[:2] += 50  # padding and the unknown symbol
+    found = sample(model, CODEC, [2], length=10, choice=Choice(temperature), seed=0)
+    assert len(found.text) == 10
+    assert found.nats > 10 * 40
+
+
 def test_where_the_positions_end_the_last_symbols_are_read_anew():
     model, ids = build("transformer", length=8), CODEC.prompt("abcde").tolist()
     found = sample(model, CODEC, ids, length=20, choice=Choice(0.0), seed=0)
