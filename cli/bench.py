@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from baselines.bench.setting import LENGTHS, MIXERS, PHASES, SUITES, Setting
+from baselines.bench.setting import LENGTHS, MIXERS, PHASES, RIVALS, SUITES, Setting
 from baselines.report_format import seconds as duration
 from cli import common, table
 from cli.bench_text import bench_text
@@ -23,6 +23,14 @@ from neurons.errors import RequirementError, UsageError, nearest
 )
 @click.option("--mixers", metavar="A,B", help=f"Operations and attentions, or all.  [default: {','.join(MIXERS)}]")
 @click.option("--phase", "phases", metavar="A,B", help=f"Of {','.join(PHASES)}.  [default: all]")
+@click.option(
+    "--suite",
+    "rivals",
+    metavar="NAME",
+    default="attention",
+    show_default=True,
+    help=f"What peers compares: {' or '.join(RIVALS)}.",
+)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples at a time.")
 @click.option("--heads", type=click.IntRange(min=1), default=1, show_default=True, help="Heads.")
 @click.option("--width", type=click.IntRange(min=2), default=64, show_default=True, help="Channels of all heads.")
@@ -63,6 +71,7 @@ def command(
     Examples:
       neurons bench
       neurons bench speed --lengths 512,4096,16384 --mixers coherence,sdpa --phase train --check
+      neurons bench peers --suite predictive-coding --check
       neurons bench all --minutes 4 --out bench.json
     """
     chosen = _suites(suites)

@@ -82,12 +82,27 @@ def _resonance(rows: list[Row], width: int | None) -> Iterator[str]:
 
 
 def _peers(rows: list[Row], width: int | None) -> Iterator[str]:
+    if any("cost" in row for row in rows):
+        yield from _learning(rows, width)
+        return
     accurate = [row for row in rows if "error" in row]
     columns = [table.Column("what"), table.Column("largest error", right=True)]
     cells = [[row["name"], shown.number(row["error"])] for row in accurate]
     yield "the same attention, rendered\n" + table.render(columns, cells, width=width)[0]
     for title, group in _groups([row for row in rows if "error" not in row], ("form", "phase")):
         yield _across(f"{title}, per call; x = times as fast as {group[0]['reference']}", group, _time, width)
+
+
+def _learning(rows: list[Row], width: int | None) -> Iterator[str]:
+    columns = [table.Column(""), table.Column("time", right=True), table.Column("of its backprop", right=True)]
+    for steps in sorted({row["steps"] for row in rows}):
+        cells = [
+            [row["name"], shown.seconds(row["seconds"]), f"{row['cost']:.2f}x"]
+            for row in rows
+            if row["steps"] == steps and not row["skipped"]
+        ]
+        title = f"a training step of 784-256-256-10, batch 256, T = {steps}; x = times backprop in the same library"
+        yield f"{title}\n{table.render(columns, cells, width=width)[0]}"
 
 
 def _contest(rows: list[Row], width: int | None) -> Iterator[str]:
@@ -157,7 +172,7 @@ def _skipped(document: dict[str, Any]) -> str:
     for suite, rows in document["rows"].items():
         for row in rows:
             if row["skipped"]:
-                what = " ".join(str(row[key]) for key in ("form", "phase", "output", "cost") if key in row)
+                what = " ".join(str(row[key]) for key in ("form", "phase", "output", "cost") if row.get(key))
                 at = f" at {row['length']:,}" if "length" in row else ""
                 told.setdefault(f"{row['name']}: {row['skipped']}", []).append(f"{suite}, {what}{at}")
     lines = [

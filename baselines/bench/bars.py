@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,6 +125,26 @@ BARS = (
         "fast-weights", "Hebb's rule, 1,024 steps, chunked: at least 20 times as fast as the recurrence",
         {"name": "chunked", "rule": "hebb", "phase": "forward"}, "ratio", least=20,
     ),
+    *(
+        Bar(
+            "peers", f"{what}, T = {steps}: at most {most} times backprop with fused Adam",
+            {"name": f"torch {name}", "steps": steps}, "cost", most=most,
+        )
+        for what, name, steps, most in (
+            ("standard predictive coding, specialised path", "spc", 8, 2.0),
+            ("standard predictive coding, specialised path", "spc", 20, 3.5),
+            ("standard predictive coding, generic path", "spc, generic path", 8, 3.3),
+            ("standard predictive coding, generic path", "spc, generic path", 20, 6.3),
+            ("Z-IL", "zil", 8, 1.1),
+        )
+    ),
+    *(
+        Bar(
+            "peers", f"ahead of FabricPC, T = {steps}: a smaller multiple of the own backprop",
+            {"name": "torch spc", "steps": steps}, "cost", most=1.0, over={"name": "fabricpc spc", "steps": steps},
+        )
+        for steps in (8, 20)
+    ),
 )  # fmt: skip
 
 
@@ -144,6 +165,9 @@ def judge(rows: Mapping[str, list[dict[str, Any]]], setting: Setting) -> list[di
 
 
 def _asked(bar: Bar, setting: Setting) -> bool:
+    if bar.suite == "peers":
+        installed = bar.over is None or importlib.util.find_spec("fabricpc") is not None
+        return setting.rivals == "predictive-coding" and installed
     if bar.suite not in ("speed", "memory", "scaling"):
         return True
     if (setting.batch, setting.heads, setting.width) != (1, 1, 64):

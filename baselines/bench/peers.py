@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baselines.bench import peers_learning
 from baselines.bench.clock import passes
 from baselines.bench.contenders import contender
 from baselines.bench.job import Forecast, Job, Row, affordable, all_timed, measure, skipped
@@ -32,6 +33,8 @@ FEATURES, KAPPA, HEADS, ERROR_AT = 256, 4.0, 8, 1024
 
 def jobs(setting: Setting) -> list[Job]:
     """UsageError if the peer is not installed."""
+    if setting.rivals == "predictive-coding":
+        return peers_learning.jobs(setting)
     favor(2, causal=False)
     forecast = Forecast()
     timing = [

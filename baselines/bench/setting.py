@@ -20,6 +20,10 @@ SUITES = {
 OPS = ("coherence", "sdpa", "naive", "linear", "fourier")  # what a mixer computes, on heads that are already there
 MIXERS = (*OPS, "gamma", "softmax")
 PHASES = ("forward", "train", "decode")
+RIVALS = {
+    "attention": "the series against another library's linear-time attention",
+    "predictive-coding": "training steps against predictive-coding libraries, each as a ratio to its own backprop",
+}
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
 
@@ -29,6 +33,7 @@ class Setting:
 
     mixers: which of the operations and registered attentions to measure (a name may be both); their references, torch's
     fused operation and softmax attention on it, are always among them. ``all`` is every one.
+    rivals: what the suite ``peers`` compares.
     threads: of the processor. With one, seconds are the processor's, so that a busy machine does not count as work;
     otherwise (and on a GPU) the wall's.     repeats: rounds at most.     minutes: budget of each suite.
     """
@@ -43,6 +48,7 @@ class Setting:
     repeats: int = 9
     minutes: float = 2.5
     device: str = "cpu"
+    rivals: str = "attention"
 
     def __post_init__(self) -> None:
         known = ["all", *dict.fromkeys([*OPS, *ATTENTIONS.names()])]
@@ -52,6 +58,9 @@ class Setting:
         for phase in self.phases:
             if phase not in PHASES:
                 raise UsageError(f"unknown phase '{phase}'.{nearest(phase, PHASES)} Known: {', '.join(PHASES)}")
+        if self.rivals not in RIVALS:
+            have = ", ".join(RIVALS)
+            raise UsageError(f"unknown suite of peers '{self.rivals}'.{nearest(self.rivals, RIVALS)} Known: {have}")
         if not self.lengths or min(self.lengths) < 1:
             raise UsageError("lengths are at least 1, such as --lengths 512,4096")
         if not self.mixers or not self.phases:
