@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn import functional as F
 
 from baselines import STRATEGIES, flat
+from baselines.models.mlp import MLP
 from baselines.reservoir import rows
 from learning.hooks import Strategy
 from neurons.errors import UsageError
@@ -80,12 +81,14 @@ def fisher(model: nn.Module, batch: Batch, outputs: Tensor, *, labels: Labels) -
     """Mean over ``batch`` of the diagonal of the Fisher information, (P,); dropout is off.
 
     With p over ``outputs``, the classes that compete: "model" gives sum_c p_c (d log p_c / d theta)^2, "data"
-    (d log p_y / d theta)^2, per sample. Samples side by side by ``torch.func``, one by one where a model has no
-    vectorised form (spiking surrogates).
+    (d log p_y / d theta)^2, per sample. In closed form for an mlp over features, else samples side by side by
+    ``torch.func``, one by one where a model has no vectorised form (spiking surrogates).
     """
     was_training = model.training
     model.eval()
     try:
+        if type(model) is MLP and model.input.kind == "features":
+            return _fisher_of_linear_layers(model, batch, outputs.to(batch.y.device), labels)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")
             return _fisher_vectorised(model, batch, outputs.to(batch.y.device), labels)
@@ -111,6 +114,33 @@ def fisher_by_sample(model: nn.Module, batch: Batch, outputs: Tensor, *, labels:
                     slopes = torch.autograd.grad(log_p[place], held, retain_graph=True, materialize_grads=True)
                     total += weight * torch.cat([slope.flatten() for slope in slopes]).square()
     return total / len(batch)
+
+
+def _fisher_of_linear_layers(model: MLP, batch: Batch, outputs: Tensor, labels: Labels) -> Tensor:
+    """Where every parameter is in a linear layer that each sample passes once, z = W a + b: the gradient of one sample
+    is the outer product of d = d log p / d z and a, so their squares sum to ``(d^2)^T (a^2)``."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def keep(layer: nn.Module, given: tuple[Tensor], answer: Tensor) -> None:
+        seen[layer] = (given[0].detach().square(), answer)
+
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        with torch.enable_grad():
+            log_p = F.log_softmax(model(batch)[:, outputs], dim=-1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    weight = log_p.detach().exp() if labels == "model" else (batch.y[:, None] == outputs).to(log_p)
+    found = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
+    for place in range(len(outputs)):  # rows do not mix: the gradient of the sum is each row's own
+        slopes = torch.autograd.grad(log_p[:, place].sum(), [seen[layer][1] for layer in layers], retain_graph=True)
+        for layer, slope in zip(layers, slopes, strict=True):
+            square = weight[:, place, None] * slope.square()
+            found[layer.weight] += square.T @ seen[layer][0]
+            found[layer.bias] += square.sum(0)
+    return torch.cat([found[parameter].detach().flatten() for parameter in flat.parameters(model)]) / len(batch)
 
 
 def _fisher_vectorised(model: nn.Module, batch: Batch, outputs: Tensor, labels: Labels) -> Tensor:
