@@ -21,8 +21,9 @@ class PositionedEmbedding(nn.Module):
         x_t = (E(token_t) + p_t) scale / 0.02,   then x + folding(x) where there is one
 
     Table and learned positions are N(0, 0.02^2), as GPT-2's, rows of features N(0, 0.02^2 / F), so that either summand
-    enters the stream at a root mean square of ``scale``. A layer norm makes the function the same for any scale at the
-    first layer; its Jacobian is 1 / scale, which has to be near 1 for predictive coding to settle.
+    enters the stream at a root mean square of ``scale``. At 0.02 the blocks outweigh the tokens from the first step on,
+    and backpropagation learns fastest (a GPT of 4 layers of width 128 on Shakespeare's characters, 100 steps: 2.53 nats
+    against 2.71 at 1). But the first layer norm's Jacobian is 1 / scale: predictive coding settles where it is near 1.
 
     Streaming: the number of earlier tokens is read from ``context.state[label]`` and left in ``next_state``. Zeros at
     masked positions; padding stands on the right.
@@ -35,7 +36,7 @@ class PositionedEmbedding(nn.Module):
         width: int,
         heads: int,
         position: str,
-        scale: float = 1.0,
+        scale: float = STD,
         dropout: float = 0.0,
         folding: SemanticFolding | None = None,
         label: str = "embedding",

@@ -49,7 +49,8 @@ class NeuroManifoldGPT(Model):
     folding: tokens with their recent context also enter as sparse fingerprints. sdr_size and sdr_active are the bits of
     engrams and fingerprints.     aggregation: the readout hears every layer.
     n_predict, predict_weight: tokens predicted ahead while training, and the weight of those beyond the next.
-    tied: logits by the embedding's table.     embedding_scale: root mean square at which tokens enter the stream.
+    tied: logits by the embedding's table.     embedding_scale: root mean square at which tokens enter the stream; 0.02
+    (GPT-2's) learns fastest by backpropagation, predictive coding needs about 1 to settle.
     dropout: on the embedding, both halves of a block and before a label readout.
 
     Presets: nano, shakespeare_char, small, medium, of nanoGPT's sizes (contexts 256, 256, 1024, 1024).
@@ -58,11 +59,11 @@ class NeuroManifoldGPT(Model):
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "nano": {
-            "width": 128, "layers": 4, "heads": 4, "stream_layers": 1, "n_predict": 2, "dropout": 0.0,
+            "width": 128, "layers": 4, "heads": 4, "stream_layers": 1, "dropout": 0.0,
             "hyper_connections": "mhc-lite", "aggregation": True,
         },
         "shakespeare_char": {
-            "width": 384, "layers": 6, "heads": 6, "stream_layers": 2, "n_predict": 2, "dropout": 0.2,
+            "width": 384, "layers": 6, "heads": 6, "stream_layers": 2, "dropout": 0.2,
             "hyper_connections": "mhc-lite", "aggregation": True,
         },
         "small": {
@@ -120,7 +121,7 @@ class NeuroManifoldGPT(Model):
         n_predict: int = 1,
         predict_weight: float = 0.3,
         tied: bool = True,
-        embedding_scale: float = 1.0,
+        embedding_scale: float = 0.02,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(input, output)

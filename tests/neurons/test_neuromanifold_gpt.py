@@ -49,7 +49,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "aggregated-streams": {"aggregation": True, "hyper_connections": "mhc-lite", "stream_layers": 1, "layers": 3},
     "multi-token": {"n_predict": 3, "predict_weight": 0.5},
     "untied": {"tied": False},
-    "embedding-scale": {"embedding_scale": 0.02},
+    "embedding-scale": {"embedding_scale": 1.0},
 }
 PRESETS = MODELS.entry("neuromanifold_gpt").presets
 CASES = OPTIONS | {f"preset-{name}": preset for name, preset in PRESETS.items()}
@@ -103,7 +103,9 @@ def plain_weights(model: Model) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("options", [{}, {"position": "rope"}, {"position": "alibi", "tied": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"position": "rope"}, {"position": "alibi", "tied": False}, {"embedding_scale": 0.5}]
+)
 def test_the_plain_model_is_gpt(options: dict[str, Any]) -> None:
     gpt, ours = build("gpt", **options), build(**PLAIN | options)
     ours.load_state_dict(plain_weights(gpt))
@@ -175,7 +177,7 @@ def test_presets_decode_token_by_token() -> None:
     "case", ["preset-nano", "preset-small", "knot", "mhc", "wavekan", "metric", "aggregated-streams"]
 )
 def test_predictive_coding_trains_it(case: str) -> None:
-    model, batch = built(case), sample()
+    model, batch = built(case, embedding_scale=1.0), sample()
     backprop = RULES.build("backprop")
     backprop.step(model, batch)
     wanted = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
