@@ -29,7 +29,7 @@ def scene_of(scene: Scene, difficulty: str, paddles: int) -> Scene:
 class PathfinderTask(Task):
     """What the Pathfinder tasks share: pictures of ``scene()`` in generated order, read pixel by pixel."""
 
-    disjoint: ClassVar[bool] = True
+    floors: ClassVar[tuple[str, ...]] = ("majority", "brightness", "convolution")
     piece: ClassVar[int] = 500  # pictures in one cache file
     reading: str
     train: int

@@ -16,6 +16,7 @@ class PathX(PathfinderTask):
     Options as of pathfinder32. All 200,000 pictures take 3.3 GB of memory as symbols, 13 GB read as "continuous".
     """
 
+    floors: ClassVar[tuple[str, ...]] = ("majority", "brightness")
     piece: ClassVar[int] = 50
 
     def __init__(

@@ -247,7 +247,11 @@ def test_floors_say_what_they_cannot_read() -> None:
 def test_every_floor_predicts_int64_labels_and_is_deterministic(name: str) -> None:
     nested = Split([np.array([11, 4, 9, 15]), np.array([12, 4, 9, 15])], np.array([3, 8]))
     listops = data(nested, input=InputSpec("tokens", length=4, size=16), output=OutputSpec("label", 10))
-    source = next(one for one in (DIGITS, data(WORDS), RECALL, listops) if FLOORS.build(name).fits(one) is None)
+    squares = Split(list(np.random.default_rng(0).integers(0, 256, (20, 49))), np.arange(20) % 2)
+    pictures = data(squares, input=InputSpec("tokens", 49, 257, 256), output=OutputSpec("label", 2))
+    source = next(
+        one for one in (DIGITS, data(WORDS), RECALL, listops, pictures) if FLOORS.build(name).fits(one) is None
+    )
     split = source.held_out
     first, second = (FLOORS.build(name).fit(source).predict(split) for _ in range(2))
     assert (first.dtype, first.shape) == (np.dtype(np.int64), split.labels.shape)

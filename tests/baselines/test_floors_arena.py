@@ -95,3 +95,28 @@ def test_a_convolution_sees_five_steps_and_no_further(gap: int, seen: bool, list
     data = dataclasses.replace(listops, **parts, **specs)
     floor = FLOORS.build("convolution", width=16, epochs=20).fit(data)
     assert (accuracy(floor.predict(data.test), data.test.labels) > 0.9) == seen
+
+
+def curves(count: int, seed: int) -> Split:
+    """Two dim lines across 20 x 20 pixels that a bright one joins; markers on one of them (1) or on each (0)."""
+    rng = np.random.default_rng(seed)
+    images, labels = np.zeros((count, 20, 20), np.uint8), np.arange(count) % 2
+    for image, label in zip(images, labels, strict=True):
+        first, second = rng.integers(2, 7), rng.integers(12, 17)
+        image[first, 2:18] = image[second, 2:18] = 130
+        image[first : second + 1, rng.integers(5, 14)] = 255
+        for row, column in ((first, 2), (first if label else second, 17)):
+            image[row - 1 : row + 2, column - 1 : column + 2] = 140
+    return Split(list(images.reshape(count, 400)), labels)
+
+
+def test_brightness_drops_what_outshines_the_targets(listops: TaskData) -> None:
+    specs = {"input": InputSpec("tokens", 400, 257, 256), "output": OutputSpec("label", 2)}
+    data = dataclasses.replace(listops, train=curves(60, 0), held_out=curves(20, 1), test=curves(60, 2), **specs)
+    floor = FLOORS.build("brightness").fit(data)
+    assert accuracy(floor.predict(data.test), data.test.labels) == 1
+    even = Split([np.where(row == 255, 130, row) for row in data.test.inputs], data.test.labels)
+    assert accuracy(floor.predict(even), even.labels) == 0.5  # joined: every answer is the same
+    features = Split(np.stack(data.test.inputs)[:, :, None].astype(np.float32) / 255, data.test.labels)
+    np.testing.assert_array_equal(floor.predict(features), floor.predict(data.test))
+    assert "square" in (FLOORS.build("brightness").fits(listops) or "")
