@@ -79,7 +79,7 @@ class NeuronsV2(Model):
     on the embedding; token_dropout is the share of tokens lost while training.
 
     Presets: ``tiny``; ``text`` (8 M parameters at a vocabulary of 16,384); ``language`` (10 M at 8,192); ``long`` for
-    thousands of tokens.
+    thousands of tokens; ``resonant``, in which half of the heads are damped resonators.
 
     Parameters per circuit: 2 D S (dendrites) + S D (projection) and vectors; the attention has none. With S = 2 D
     that is half of a transformer block's 12 D^2. Sources: see the parts.
@@ -90,6 +90,7 @@ class NeuronsV2(Model):
         "text": {"width": 384, "layers": 4, "somas": 384, "dropout": 0.2, "embedding_dropout": 0.3},
         "language": {"width": 384, "layers": 6, "somas": 512, "fast_rule": "delta", "fast_keys": 64, "fast_lag": 1},
         "long": {"width": 128, "layers": 4, "heads": 8, "content_heads": 4},
+        "resonant": {"attention": "gamma_resonator"},
     }
     ABLATIONS: ClassVar[dict[str, dict[str, Any]]] = {
         "attention": {

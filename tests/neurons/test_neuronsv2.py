@@ -74,7 +74,7 @@ def test_episodes_end_in_consolidated_weights_and_not_before():
     assert not torch.allclose(before, model(sample), atol=1e-6)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "text", "language", "long"])
+@pytest.mark.parametrize("preset", ["tiny", "text", "language", "long", "resonant"])
 def test_presets_build_and_have_the_size_they_say(preset):
     options = MODELS.entry("neuronsv2").preset(preset)
     MODELS.entry("neuronsv2").validate("model", options)
