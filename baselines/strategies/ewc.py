@@ -133,7 +133,7 @@ def _fisher_of_linear_layers(model: MLP, batch: Batch, outputs: Tensor, labels: 
         for hook in hooks:
             hook.remove()
     weight = log_p.detach().exp() if labels == "model" else (batch.y[:, None] == outputs).to(log_p)
-    found = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
+    found: dict[Tensor, Tensor] = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
     for place in range(len(outputs)):  # rows do not mix: the gradient of the sum is each row's own
         slopes = torch.autograd.grad(log_p[:, place].sum(), [seen[layer][1] for layer in layers], retain_graph=True)
         for layer, slope in zip(layers, slopes, strict=True):

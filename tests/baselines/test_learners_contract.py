@@ -14,7 +14,10 @@ from tasks.continual.learner import Learner
 from tasks.continual.protocol import run
 
 NAMES = LEARNERS.names()
-TINY: dict[str, dict[str, Any]] = {"sdr-memory": {"units": 200}}
+TINY: dict[str, dict[str, Any]] = {
+    "active-dendrites": {"width": 40, "winners": 0.3, "epochs": 30, "lr": 0.02, "batch_size": 8},
+    "sdr-memory": {"units": 200},
+}
 
 
 def build(name: str, stream: Any, seed: int = 0) -> Any:
