@@ -14,10 +14,10 @@ _FIRST_OPERATOR, _CLOSE = SYMBOLS.index(OPERATORS[0]) + 1, SYMBOLS.index("]") + 
 
 
 class DepthRow(NamedTuple):
-    """``accuracy`` over the ``count`` samples whose trees nest ``depth`` operators."""
+    """``accuracy`` over the ``samples`` whose trees nest ``depth`` operators."""
 
     depth: int
-    count: int
+    samples: int
     accuracy: float
 
 

@@ -36,7 +36,7 @@ def test_a_reader_of_one_level_is_right_at_depth_1_and_falls_behind_below() -> N
     data = TASKS.build("listops-short", train=800, held_out=10, test=800).load()
     floor = FLOORS.build("depth-1-reader").fit(data)
     rows = accuracy_by_depth(floor.predict(data.test), data.test)
-    assert sum(row.count for row in rows) == 800
+    assert sum(row.samples for row in rows) == 800
     assert rows[-1].depth <= 4  # five levels of nodes, the deepest digits
     assert all(row.accuracy == 1 for row in rows if row.depth <= 1)
     assert rows[-1].accuracy < 0.9
