@@ -22,7 +22,7 @@ SHADES = (235, 237, 239, 241, 243, 245, 247, 249, 251, 253)  # of 256 terminal c
 
 @click.command()
 @click.argument("stream")
-@click.option("--strategies", metavar="A,B", help=f"Strategies.  [default: {','.join(STRATEGIES_SHOWN)}]")
+@click.option("--strategies", metavar="A,B", help=f"Strategies, learners.  [default: {','.join(STRATEGIES_SHOWN)}]")
 @click.option("--model", default=MODEL, show_default=True, help="Model, with options if need be.")
 @click.option("--rule", default="backprop", show_default=True, help="Learning rule.")
 @click.option("--seeds", metavar="N|0,1,2", default="5", show_default=True, help="How many seeds, or which.")
@@ -64,14 +64,16 @@ def command(
 ) -> None:  # fmt: skip
     """Train strategies on a stream of tasks; print what they learn and forget.
 
-    STREAM is one of neurons list streams. R[i, j] is the accuracy on task j after training task i. ACC is the mean of
-    R's last row, F the mean fall from each task's best, BWT the mean change since a task was learned, learned the mean
-    of the diagonal. Memory is what a strategy keeps beside the weights. continual.json goes to --out.
+    STREAM is one of neurons list streams; strategies and learners have lists too. R[i, j] is the accuracy on task j
+    after training task i. ACC is the mean of R's last row, F the mean fall from each task's best, BWT the mean change
+    since a task was learned, learned the mean of the diagonal. Memory is what a strategy keeps beside the weights.
+    continual.json goes to --out.
 
     \b
     Examples:
       neurons continual permuted-digits --seeds 5 --jobs 2
       neurons continual split-digits --scenario class --strategies naive,joint,replay:size=200
+      neurons continual split-digits --strategies sdr-memory:patch=5:winners=0.1
     """
     chosen = _seeds(seeds)
     config = resolve_continual(
