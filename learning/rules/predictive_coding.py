@@ -73,8 +73,15 @@ class PredictiveCoding(Rule):
     A batch whose energy rises is settled again at a quarter of the rate, three times at most; ``retries`` counts them.
     ``wavefront``: skip stages that the error has not reached yet; exact.
 
+    Where every hidden stage above the first is a Linear with an elementwise activation (``learning.rules.pc.layers``
+    says which), spc, pn, nn and cn settle by hand-written products without autograd, the lowest such stage in Gram form
+    where that saves products: the same numbers to rounding, at two thirds of the time. The attribute ``specialised``
+    False keeps to the generic path.
+
     ``parametrisation`` ``mupc``: ``prepare`` gives every nn.Linear unit-variance weights behind a fixed forward scale,
-    for chains of a hundred stages. Innocenti et al. 2025.
+    for chains of a hundred stages. Innocenti et al. 2025. Adam's step does not shrink with that scale, so it wants a
+    learning rate about sqrt(width) times the usual one: at 2e-3 a net of width 64 is near chance after 30 steps on
+    digits (23 %), at 1e-1 it reads 80 %.
 
     Raises UsageError for options that contradict each other, DivergedError if settling diverges or the loss is not
     finite.
