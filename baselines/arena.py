@@ -15,18 +15,18 @@ from neurons.errors import UsageError, nearest
 
 COLUMNS = ("listops", "text", "retrieval", "image", "pathfinder", "pathx")
 FULL = {
-    "listops": "lra-listops",
+    "listops": "listops",
     "text": "lra-text",
     "retrieval": "lra-retrieval",
     "image": "lra-image",
-    "pathfinder": "lra-pathfinder",
-    "pathx": "lra-pathx",
+    "pathfinder": "pathfinder32",
+    "pathx": "pathx",
 }
 SHORT = {
     "listops": "listops-arena",
-    "text": "text-short",
-    "retrieval": "pairs-short",
-    "image": "image-short",
+    "text": "lra-text-short",
+    "retrieval": "pair-matching-short",
+    "image": "lra-image-short",
     "pathfinder": "pathfinder-short",
 }
 

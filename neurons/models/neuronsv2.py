@@ -63,7 +63,8 @@ class NeuronsV2(Model):
 
     width: D, channels of the stream.     layers: circuits.     somas: dendritic neurons per circuit, None = 2 D.
     delay: taps of the dendritic delay line before each circuit, 0 = none.
-    branches: dendritic branches per soma and tree, each with D / branches inputs of its own.
+    branches: dendritic branches per soma and tree, each with D / branches inputs of its own; activation: their
+    nonlinearity.
     apical_mode: where the attention's result acts: on the basal ``branch`` (both kinds of synapses share a branch and
     its nonlinearity), or through a tree of its own as a multiplicative ``gate`` of the soma or by ``add``.
     attention, heads: a registered attention, None for neither attention nor apical synapses. For ``gamma``: kappa
@@ -95,12 +96,12 @@ class NeuronsV2(Model):
     ABLATIONS: ClassVar[dict[str, dict[str, Any]]] = {
         "attention": {
             "attention": None, "heads": 4, "kappa": 4.0, "content_heads": 2, "split": True, "leak": None,
-            "leak_longest": None, "apical_mode": "branch",
+            "leak_longest": None, "apical_mode": "gate",
         },
         "rhythm": {"content_heads": "=heads"},
         "split phases": {"split": False},
         "delay line": {"delay": 0},
-        "dendrites": {"branches": 1},
+        "apical gate": {"apical_mode": "add"},
         "fast weights": {"fast_rule": "off", "tau_fast": 0.1, "fast_lag": 0, "fast_keys": None, "consolidate": False},
     }  # fmt: skip
 
@@ -113,8 +114,9 @@ class NeuronsV2(Model):
         layers: int = 2,
         somas: int | None = None,
         delay: int = 4,
-        branches: int = 4,
-        apical_mode: Literal["branch", "gate", "add"] = "branch",
+        branches: int = 1,
+        activation: Literal["leaky_relu", "gelu", "tanh"] = "gelu",
+        apical_mode: Literal["branch", "gate", "add"] = "gate",
         attention: str | None = "gamma",
         heads: int = 4,
         kappa: float = 4.0,
@@ -135,7 +137,8 @@ class NeuronsV2(Model):
     ) -> None:
         super().__init__(input, output)
         self.width, self.layers, self.somas, self.delay, self.branches = width, layers, somas, delay, branches
-        self.apical_mode, self.attention, self.heads, self.kappa = apical_mode, attention, heads, kappa
+        self.activation, self.apical_mode, self.attention = activation, apical_mode, attention
+        self.heads, self.kappa = heads, kappa
         self.content_heads, self.split, self.leak, self.leak_longest = content_heads, split, leak, leak_longest
         self.dt, self.phase_code, self.fast_rule, self.tau_fast = dt, phase_code, fast_rule, tau_fast
         self.fast_lag, self.fast_keys, self.consolidate = fast_lag, fast_keys, consolidate
@@ -161,6 +164,7 @@ class NeuronsV2(Model):
             apical=0 if self.attention is None else width,
             branches=self.branches,
             apical_mode=self.apical_mode,
+            activation=self.activation,
             soma_activation="linear",
         )
         projection: FastSlowLinear | SlowLinear

@@ -213,14 +213,13 @@ def test_a_model_is_taken_apart_from_recipe_to_document(tmp_path):
     assert load_compare(tmp_path / "c")["ablations"] == told["ablations"]
     found = {one["component"]: one for one in told["ablations"]["components"]}
     assert {name: one["n"] for name, one in found.items()} == {
-        "rhythm": None, "split phases": None, "delay line": 2, "dendrites": 2,
+        "rhythm": None, "split phases": None, "delay line": 2, "apical gate": None,
     }  # fmt: skip
     assert "split is about the attention" in next(
         r["unsupported"] for r in told["rows"] if r["label"] == "neuronsv2 - split phases / backprop"
     )
-    for name in ("delay line", "dendrites"):
-        assert found[name]["parameters"]["full"] > found[name]["parameters"]["without"]
+    assert found["delay line"]["parameters"]["full"] > found["delay line"]["parameters"]["without"]
     assert {r["label"] for r in told["results"]} == {
-        "neuronsv2 / backprop", "neuronsv2 - delay line / backprop", "neuronsv2 - dendrites / backprop",
+        "neuronsv2 / backprop", "neuronsv2 - delay line / backprop",
     }  # fmt: skip
     assert compare(grid, out=tmp_path / "c", resume=True)["ablations"]["components"][0]["n"] == 2

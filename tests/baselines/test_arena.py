@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from baselines import arena
+from baselines.config import resolve_grid
+from baselines.recipe import read_recipe
 from baselines.report_arena import page, write
 from neurons.errors import UsageError
+from tasks import TASKS
 
 OURS, REFERENCE, THIRD = "neuronsv2 / backprop", "transformer / backprop", "fnet / backprop"
 
@@ -84,6 +87,16 @@ def test_one_task_or_all_and_a_wrong_name_is_told_the_nearest() -> None:
         arena.suite("pathfinders", short=False)
     with pytest.raises(UsageError, match="no short form"):
         arena.suite("pathx", short=True)
+
+
+def test_every_task_of_the_arena_has_its_recipe_and_no_short_form_goes_by_the_arenas_name() -> None:
+    for recipes_of in (arena.FULL, arena.SHORT):
+        for task, name in recipes_of.items():
+            document, _ = read_recipe(name)
+            entry = TASKS.entry(document["task"]["name"])
+            assert (entry.name.endswith("-short")) == (recipes_of is arena.SHORT), task
+            grid = resolve_grid(recipe=name, seeds=1)
+            assert "transformer / backprop" in grid.labels
 
 
 def test_the_page_is_well_formed_and_holds_every_number(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_the_circuit_of_neuronsv2_shows_what_it_is_made_of(neurons):
     assert (attention["type"], attention["parameters"], attention["shape"]) == ("GammaAttention", 0, [2, 16, 128])
     assert "8" in attention["about"]
     assert parts["dendrites"]["shape"] == [2, 16, 256]
-    assert {inner["name"] for inner in parts["dendrites"]["parts"]} == {"basal_branches"}
+    assert {inner["name"] for inner in parts["dendrites"]["parts"]} == {"basal_branches", "apical_branches"}
     text = neurons("show", "model", "neuronsv2", "--circuit").stdout
     assert "2 x Circuit" in text
     assert all(name in text for name in ("├─ attention", "├─ dendrites", "basal_branches", "└─ projection"))

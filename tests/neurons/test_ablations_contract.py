@@ -71,11 +71,11 @@ def test_without_rhythm_no_head_oscillates_however_many_there_are(heads: int) ->
         assert all(f == 0.0 for f in frequencies) is still
 
 
-def test_without_dendrites_a_soma_has_one_branch_and_without_attention_no_apex() -> None:
+def test_without_the_gate_the_apex_adds_and_without_attention_there_is_none() -> None:
     entry = MODELS.entry("neuronsv2")
     options = entry.defaults()
-    plain = build("neuronsv2", "tokens", "label", **options | entry.ablation("dendrites", options))
-    assert {stage.dendrites.branches for stage in plain.stages[1:-1]} == {1}
+    plain = build("neuronsv2", "tokens", "label", **options | entry.ablation("apical gate", options))
+    assert {stage.dendrites.apical_mode for stage in plain.stages[1:-1]} == {"add"}
     deaf = build("neuronsv2", "tokens", "label", **options | entry.ablation("attention", options))
     assert {stage.dendrites.apical for stage in deaf.stages[1:-1]} == {0}
     assert not any(isinstance(module, Attention) for module in deaf.modules())

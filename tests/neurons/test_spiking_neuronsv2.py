@@ -79,7 +79,9 @@ def test_the_attention_reaches_the_logits_through_the_spikes() -> None:
 
 
 def test_parameters_are_neuronsv2s_without_fast_weights() -> None:
-    twin = MODELS.build("neuronsv2", input=INPUT, output=OUTPUT, width=16, heads=2, delay=0, apical_mode="gate")
+    twin = MODELS.build(
+        "neuronsv2", input=INPUT, output=OUTPUT, width=16, heads=2, delay=0, branches=4, activation="leaky_relu"
+    )
     assert build().parameter_counts() == twin.parameter_counts()
     assert build().parameter_counts()["attention"] == 0
 
