@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--require", multiple=True, metavar='"A>B"',
-    help="Exit 3 unless the lower bound of the paired difference A - B is above 0. Repeatable.",
+    help="Exit 3 unless the whole interval of the paired difference says that A is better. Repeatable.",
 )  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at the same time.")
 @click.option("--ablate", is_flag=True, help="Take the first model apart: it, and it without each component.")
@@ -72,8 +72,9 @@ def command(recipes: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any
     for document in documents:
         for one in document.get("requirements") or []:
             if not one["met"]:
-                low = shown.difference(one["low"], document["primary"]["name"])
-                raise RequirementError(f"not met: {one['expression']} (lower bound of the difference {low})")
+                side = "lower" if document["primary"]["higher_is_better"] else "upper"
+                bound = shown.difference(one["low" if side == "lower" else "high"], document["primary"]["name"])
+                raise RequirementError(f"not met: {one['expression']} ({side} bound of the difference {bound})")
         failed = [f"{row['label']}: {row['failed']}" for row in document["rows"] if row.get("failed")]
         if failed:
             raise RunError(f"runs failed: {failed[0]}")

@@ -28,7 +28,8 @@ def _heading(document: dict[str, Any]) -> str:
     seeds = len(document["seeds"])
     equal = _equal(budget)
     told = [
-        f"{task['name']}: test {primary['name']}" + ("" if primary["higher_is_better"] else " (lower is better)"),
+        f"{task['name']}: test {shown.words(primary['name'])}"
+        + ("" if primary["higher_is_better"] else " (lower is better)"),
         f"{seeds} seed{'s' if seeds > 1 else ''}",
         equal,
         f"data {task['data_source']}",
@@ -60,7 +61,7 @@ def _mean(row: dict[str, Any]) -> float | None:
 def _rows(document: dict[str, Any], width: int | None) -> str:
     name, best = document["primary"]["name"], best_labels(document)
     columns = [
-        table.Column(""), table.Column("model / rule"), table.Column(name, right=True),
+        table.Column(""), table.Column("model / rule"), table.Column(shown.words(name), right=True),
         table.Column("held out", right=True, drop=6),
         table.Column("n", right=True, drop=7), table.Column("params", right=True, drop=2),
         table.Column("attention", right=True, drop=5), table.Column("train", right=True, drop=3),

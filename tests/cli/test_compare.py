@@ -105,6 +105,16 @@ def test_an_unmet_requirement_is_exit_3_after_the_table(neurons, layer):
     assert neurons("compare", *TINY).exit_code == 0
 
 
+def test_where_lower_is_better_the_upper_bound_is_what_misses_a_requirement(neurons, layer):
+    unmet = {"expression": "a > b", "met": False, "difference": -0.05, "low": -0.08, "high": 0.02}
+    primary = {"name": "bits_per_byte", "higher_is_better": False}
+    layer.document = comparison(requirements=[unmet], primary=primary)
+    result = neurons("compare", *TINY)
+    assert result.stderr.splitlines() == ["Error: not met: a > b (upper bound of the difference +0.02)"]
+    assert "test bits per byte (lower is better)" in result.stdout
+    assert "bits_per_byte" not in result.stdout
+
+
 def test_a_row_whose_runs_failed_is_exit_1_after_the_table(neurons, layer):
     layer.document = comparison(rows=[row("mlp / backprop", 0.5, n=2, failed="non-finite loss at step 3")])
     result = neurons("compare", *TINY)
