@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from torch import nn
+from tqdm import tqdm
 
 from baselines import measure
+from baselines.at_chance import early_warning, no_better
 from baselines.match import calibrated
 from baselines.scoring import floors, rows_at_once, score
 from baselines.setup import Setup, macs_per_step, setup, threads
@@ -83,7 +86,13 @@ def _run(config: dict[str, Any], made: Setup, directory: RunDirectory, resume: b
     start = probe(made)
 
     def evaluate_held_out(_: nn.Module) -> dict[str, float]:
-        return score(made, made.data.held_out, precision)[0]
+        metrics = score(made, made.data.held_out, precision)[0]
+        told = early_warning(
+            directory.rows(), metrics["primary"], steps=made.trainer.steps, task=made.task, data=made.data
+        )
+        if told is not None:  # above the bar, where there is one
+            tqdm.write(f"{made.model.name} / {made.rule.name}, seed {config['seed']}: {told}", file=sys.stderr)
+        return metrics
 
     fit = made.trainer.fit(
         made.model,
@@ -190,7 +199,7 @@ def warnings(result: dict[str, Any], task: Task, data: TaskData) -> list[str]:
     value, better = result["primary"]["value"], 1 if task.higher_is_better else -1
     found = []
     level, whose = task.chance(data)
-    if better * value <= better * level:
+    if no_better(value, level, higher_is_better=task.higher_is_better):
         found.append(f"at chance level: {value:.3f} against {whose}")
     ahead = [f"{name} {floor:.3f}" for name, floor in result["floors"].items() if better * value < better * floor]
     if ahead:
