@@ -29,6 +29,7 @@ OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 SYMBOLS = (*(str(digit) for digit in range(10)), *OPERATORS, "]")  # symbol s has id s + 1; 0 pads
 _FIRST_OPERATOR, _CLOSE = 10, 14
 _LANES = 1 << 14
+FEWEST = 20  # samples of one depth whose accuracy is worth telling
 _FRUITLESS = 20  # blocks without one new tree: there are no more to find
 
 
@@ -169,11 +170,33 @@ def _values(kind: np.ndarray, arity: np.ndarray, below: np.ndarray) -> np.ndarra
     return np.choose(kind, [minimum, maximum, median, total])
 
 
+def depths(split: Split) -> np.ndarray:
+    """(n,) operators on the longest path of each tree from the root down; a lone digit has 0."""
+    found = np.empty(len(split), np.int64)
+    for row, sample in enumerate(split.inputs):
+        symbols = np.asarray(sample).astype(np.int64) - 1
+        steps = ((symbols >= _FIRST_OPERATOR) & (symbols < _CLOSE)).astype(np.int64) - (symbols == _CLOSE)
+        found[row] = np.cumsum(steps).max()
+    return found
+
+
 class ListOpsTask(Task):
     """What the ListOps tasks share: seeded generation, cached, split in the order of generation."""
 
     max_depth: int
     max_args: int
+
+    def score(
+        self, split: Split, *, predicted: np.ndarray | None = None, nats: float | None = None
+    ) -> dict[str, float]:
+        """``accuracy``, and ``depth_3_accuracy`` and its like: where a reader stops following the brackets. Depths of
+        fewer than ``FEWEST`` samples are left out."""
+        metrics = super().score(split, predicted=predicted, nats=nats)
+        depth, right = depths(split), np.asarray(predicted) == split.labels
+        numbers, counts = np.unique(depth, return_counts=True)
+        return metrics | {
+            f"depth_{number}_accuracy": float(right[depth == number].mean()) for number in numbers[counts >= FEWEST]
+        }
 
     def generated(self, *, sizes: tuple[int, int, int], seed: int, min_length: int, max_length: int) -> TaskData:
         """Splits of ``sizes`` from one stream of distinct trees."""
