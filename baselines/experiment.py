@@ -12,16 +12,17 @@ from torch import nn
 from tqdm import tqdm
 
 from baselines import measure
+from baselines import report_format as fmt
 from baselines.at_chance import early_warning, no_better
 from baselines.match import calibrated
 from baselines.scoring import floors, rows_at_once, score
-from baselines.setup import Setup, macs_per_step, setup, threads
+from baselines.setup import Setup, load_task, macs_per_step, setup, threads
 from learning.checkpoint import load_weights
 from learning.rule import StepReport
 from learning.rules.probe import gradient_cosine
 from learning.run import RunDirectory
 from learning.trainer import FitReport
-from neurons.errors import DivergedError
+from neurons.errors import DataError, DivergedError
 from tasks import TASKS
 from tasks.batches import BatchStream, evaluation_batches
 from tasks.task import Task, TaskData
@@ -209,10 +210,18 @@ def warnings(result: dict[str, Any], task: Task, data: TaskData) -> list[str]:
 
 
 def load_run(run_dir: Path, options: dict[str, Any] | None = None) -> Setup:
-    """A finished run, rebuilt from its config with its selected weights; ``options`` replace those of its task."""
+    """A run, rebuilt from its config with its selected weights; ``options`` replace those of its task. DataError where
+    its data is no longer what it learned from: symbols would mean something else, and the test may have been trained
+    on."""
     directory = RunDirectory(run_dir)
     config = dict(directory.config)
     config["data_dir"] = os.environ.get("NEURONS_DATA_DIR") or config["data_dir"]
+    learned, here = fmt.dig(directory.result, "task", "split_hash"), load_task(config)[2]
+    if learned not in (None, here):
+        raise DataError(
+            f"'{run_dir}' learned from other data of task '{config['task']['name']}': split {learned}, here {here}."
+            " Bring back that copy, or that version of what it is made from, or train again"
+        )
     if options:
         task = config["task"]
         checked = TASKS.entry(task["name"]).validate("task", options)

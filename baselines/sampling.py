@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +29,8 @@ class Choice:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UsageError(f"--temperature is 0 (greedy) or more, not {self.temperature}")
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(f"--temperature is 0 (greedy) or more, and finite, not {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"--top-k keeps at least 1 symbol, not {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -40,7 +41,8 @@ class Choice:
         logits = logits.double()
         if self.temperature == 0:
             return torch.nn.functional.one_hot(logits.argmax(), len(logits)).double()
-        sorted_logits, order = torch.sort(logits / self.temperature, descending=True, stable=True)
+        scaled = (logits - logits.max()) / self.temperature  # so that no small temperature makes the likeliest infinite
+        sorted_logits, order = torch.sort(scaled, descending=True, stable=True)
         p = sorted_logits.softmax(-1)
         if self.top_k is not None:
             p[self.top_k :] = 0
@@ -131,7 +133,7 @@ def sample(
 
     ``out`` is given the text as it comes. The same seed and number give the same text.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
     never = torch.tensor([not piece for piece in codec.pieces])
     reader, drawn, costs = Reader(model), 0, 0.0
 

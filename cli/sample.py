@@ -54,12 +54,11 @@ def command(
     text = _start(start)
     if stop == "":
         raise UsageError("--stop needs a text; leave it out to stop at --length alone")
-    from baselines.sampling import Choice
+    from baselines.experiment import load_run
+    from baselines.sampling import Choice, sample, summary
+    from tasks.language import TextData
 
     choice = Choice(temperature, top_k, top_p)
-    from baselines.experiment import load_run
-    from baselines.sampling import sample, summary
-    from tasks.language import TextData
 
     made = load_run(path)
     if not isinstance(made.data, TextData):
@@ -100,6 +99,8 @@ def _start(start: str) -> str:
         except (OSError, UnicodeDecodeError) as error:
             told = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise UsageError(f"--start: cannot read '{path}': {told}") from error
+    if any("\ud800" <= character <= "\udfff" for character in text):  # what an argument held that is no text
+        raise UsageError("--start is not UTF-8: pass text, or FILE:PATH of a UTF-8 file")
     if not text:
         raise UsageError("--start is empty: a model goes on from at least one symbol. Leave it out for an empty line")
     return text

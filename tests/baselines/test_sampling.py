@@ -76,10 +76,25 @@ def test_draws_are_as_frequent_as_their_probabilities():
     assert drawn[3] / 2000 == pytest.approx(math.e / (1 + math.e), abs=0.03)
 
 
-@pytest.mark.parametrize(("name", "value"), [("temperature", -1.0), ("top_k", 0), ("top_p", 0.0), ("top_p", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -1.0),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_k", 0),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+    ],
+)
 def test_choices_out_of_range_are_told(name, value):
     with pytest.raises(UsageError, match=name.replace("_", "-")):
         Choice(**{name: value})
+
+
+def test_the_smallest_temperature_is_greedy_though_the_division_overflows():
+    logits = torch.tensor([3.0, -torch.inf, 5.0, 5.0 - 1e-6])
+    assert Choice(1e-310).probabilities(logits).tolist() == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("name", MODELS_TRIED)

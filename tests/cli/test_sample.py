@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,10 +74,12 @@ def test_the_start_may_be_a_file_and_a_sample_end_before_a_text(neurons, trained
         (("--start", "日本"), "the prompt holds '日', '本', which is not among"),
         (("--start", "x" * 40), "the start has 40 symbols, and model 'gpt' reads 16"),
         (("--start", ""), "--start is empty"),
+        (("--start", "def \udcff"), "--start is not UTF-8"),
         (("--start", "FILE:nowhere.txt"), "cannot read 'nowhere.txt': No such file"),
         (("--stop", ""), "--stop needs a text"),
         (("--top-p", "1.5"), "--top-p lies above 0"),
         (("--temperature", "-1"), "--temperature is 0"),
+        (("--temperature", "nan"), "--temperature is 0"),
         (("--number", "0"), "'--number'"),
     ],
 )
@@ -86,6 +89,26 @@ def test_what_cannot_be_sampled_is_one_line_and_exit_code_2(neurons, trained, op
     assert said in found.stderr
     assert len(found.stderr.splitlines()) == 1
     assert "Traceback" not in found.stderr
+
+
+def test_any_seed_will_do(neurons, trained):
+    assert neurons("sample", str(trained), "--length", "2", "--seed", str(2**70)).exit_code == 0
+
+
+def test_a_run_is_not_read_with_other_data_than_it_learned_from(neurons, trained, monkeypatch):
+    from baselines import setup
+    from tasks.suites.stdlib import StandardLibrary
+
+    monkeypatch.setattr(setup, "_load", setup._load.__wrapped__)
+    corpus = StandardLibrary.corpus
+    monkeypatch.setattr(
+        StandardLibrary, "corpus", lambda self, place: replace(corpus(self, place), test="import this\n")
+    )
+    for command in (("sample",), ("eval",), ("eval", "--split", "test", "--stride", "4")):
+        found = neurons(command[0], str(trained), *command[1:])
+        assert found.exit_code == 4
+        assert "learned from other data of task 'stdlib'" in found.stderr
+        assert len(found.stderr.splitlines()) == 1
 
 
 def test_a_run_that_learned_no_text_is_told(neurons):
