@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from neurons.errors import UsageError
 from tasks.paddles import DEGREES, Paddles, Scene, Stamps, moved, paddles
 
 DRAWS = 3  # draws of one step, and of a seed
 _WORKING_BYTES = 1 << 25
+_FRUITLESS = 1000  # rounds without one pair: there is no room; at 128 pixels every other one may have none
 
 
 class Lanes(NamedTuple):
@@ -64,8 +66,15 @@ def targets_of(scene: Scene, kit: Paddles, count: int, rng: np.random.Generator)
     """``count`` lanes of two contours each, the first contour's paddles before the second's."""
     lanes = max(64, _WORKING_BYTES // (2 * kit.width**2))
     found: list[Lanes] = []
+    fruitless = 0
     while sum(len(one.place) for one in found) < count:
         found.append(_pairs(scene, kit, lanes, rng))
+        fruitless = 0 if len(found[-1].place) else fruitless + 1
+        if fruitless == _FRUITLESS:
+            raise UsageError(
+                f"no two contours of {scene.contour} paddles found room in {scene.size} x {scene.size} pixels,"
+                f" in {fruitless * lanes:,} attempts. Try: a smaller task.contour"
+            )
     return Lanes(*(np.concatenate(column)[:count] for column in zip(*found, strict=True)))
 
 
@@ -124,7 +133,7 @@ def _pairs(scene: Scene, kit: Paddles, lanes: int, rng: np.random.Generator) -> 
     for tip in tips if scene.apart else tips[1:]:
         add(mask, kit.mask, lane, tip)
         add(wide, kit.wide, lane, tip)
-    if scene.apart:
+    if scene.apart and len(lane):
         lane = lane[_apart(scene, kit, place[lane], stamp[lane])]
     drawn = (len(lane), 2 * scene.contour)
     return Lanes(mask[lane], wide[lane], place[lane].reshape(drawn), stamp[lane].reshape(drawn))

@@ -67,6 +67,13 @@ def check_share(name: str, value: float) -> None:
         raise UsageError(f"task.{name} is a share of the data between 0 and 1, not {value}. Try: task.{name}=0.1")
 
 
+def check_sizes(train: int, held_out: int, test: int, seed: int) -> None:
+    """UsageError unless every split has a row and ``seed`` is one: a negative size would cut one split from another."""
+    for name, value, least in (("train", train, 1), ("held_out", held_out, 1), ("test", test, 1), ("seed", seed, 0)):
+        if value < least:
+            raise UsageError(f"task.{name} is {least} or more, not {value}")
+
+
 class Task:
     """Base of every task. The constructor's options are the protocol; ``load`` finds or generates the data.
 

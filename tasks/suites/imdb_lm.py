@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from neurons.errors import UsageError
 from tasks import TASKS
 from tasks.data import Source, load_rows
 from tasks.language import Corpus, LanguageTask
@@ -43,6 +44,8 @@ class IMDBText(LanguageTask):
         super().__init__(unit=unit, vocabulary=vocabulary, context=context, stride=stride)
         self.fraction, self.seed = fraction, seed
         check_share("fraction", fraction)
+        if fraction >= 0.5:
+            raise UsageError(f"task.fraction is held out, and as much is the test: below 0.5, not {fraction}")
 
     def corpus(self, data_dir: str | None) -> Corpus:
         assert self.data is not None

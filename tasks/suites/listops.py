@@ -22,7 +22,7 @@ from neurons.errors import UsageError
 from neurons.specs import InputSpec, OutputSpec
 from tasks import TASKS
 from tasks.cache import cached_arrays, key
-from tasks.task import Split, Task, TaskData
+from tasks.task import Split, Task, TaskData, check_sizes
 from tasks.text import pack, unpack
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
@@ -250,6 +250,7 @@ class ListOps(ListOpsTask):
 
     def __init__(self, *, train: int = 96000, held_out: int = 2000, test: int = 2000, seed: int = 0) -> None:
         self.train, self.held_out, self.test, self.seed = train, held_out, test, seed
+        check_sizes(train, held_out, test, seed)
 
     def load(self, data_dir: str | None = None) -> TaskData:
         sizes = (self.train, self.held_out, self.test)

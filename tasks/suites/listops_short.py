@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from tasks import TASKS
 from tasks.suites.listops import ListOpsTask
-from tasks.task import TaskData
+from tasks.task import TaskData, check_sizes
 
 
 @TASKS.register("listops-short")
@@ -21,6 +21,7 @@ class ListOpsShort(ListOpsTask):
 
     def __init__(self, *, train: int = 20000, held_out: int = 2000, test: int = 2000, seed: int = 0) -> None:
         self.train, self.held_out, self.test, self.seed = train, held_out, test, seed
+        check_sizes(train, held_out, test, seed)
 
     def load(self, data_dir: str | None = None) -> TaskData:
         sizes = (self.train, self.held_out, self.test)

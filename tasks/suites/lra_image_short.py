@@ -10,7 +10,7 @@ from tasks.data import Source, stratified
 from tasks.grey import grey, input_of, pooled, sequences
 from tasks.images import load_images
 from tasks.suites.cifar10 import CIFAR10
-from tasks.task import Task, TaskData
+from tasks.task import Task, TaskData, check_sizes
 from tasks.thin import thinned
 
 
@@ -35,6 +35,7 @@ class LRAImageShort(Task):
         seed: int = 0,
     ) -> None:
         self.reading, self.train, self.held_out, self.test, self.seed = reading, train, held_out, test, seed
+        check_sizes(train, held_out, test, seed)
 
     def load(self, data_dir: str | None = None) -> TaskData:
         assert self.data is not None

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tasks import TASKS
 from tasks.suites.imdb import IMDB
-from tasks.task import Split, TaskData
+from tasks.task import Split, TaskData, check_sizes
 from tasks.thin import thinned
 
 
@@ -26,6 +26,7 @@ class LRATextShort(IMDB):
     ) -> None:
         super().__init__(level="byte", max_length=max_length, seed=seed)
         self.train, self.held_out, self.test = train, held_out, test
+        check_sizes(train, held_out, test, seed)
 
     def load(self, data_dir: str | None = None) -> TaskData:
         data = super().load(data_dir)

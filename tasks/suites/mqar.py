@@ -16,7 +16,7 @@ import numpy as np
 from neurons.errors import UsageError, nearest
 from neurons.specs import IGNORE, InputSpec, OutputSpec
 from tasks import TASKS
-from tasks.task import Split, Task, TaskData
+from tasks.task import Split, Task, TaskData, check_sizes
 
 _BLOCK = 1024  # sequences drawn at a time
 
@@ -121,6 +121,7 @@ class Mqar(Task):
     ) -> None:
         self.pairs, self.length, self.vocabulary, self.power, self.fill = pairs, length, vocabulary, power, fill
         self.train, self.held_out, self.test, self.seed = train, held_out, test, seed
+        check_sizes(train, held_out, test, seed)
         _check(pairs, length or 4 * pairs, vocabulary, power, fill)
 
     def load(self, data_dir: str | None = None) -> TaskData:

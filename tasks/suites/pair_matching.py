@@ -6,7 +6,8 @@
                  uniform in both; cut to a number of bytes uniform in length / 2 .. length
     label:       1 where both documents have one topic, 0 where each has its own; even odds
 
-No topic comes twice, so nothing can be learned by heart but the words.
+Topics are drawn, not chosen from a list: where there are many to draw, hardly one comes twice, and nothing can be
+learned by heart but the words.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from neurons.errors import UsageError
 from neurons.specs import InputSpec, OutputSpec
 from tasks import TASKS
 from tasks.cache import cached_arrays, key
-from tasks.task import Split, Task, TaskData
+from tasks.task import Split, Task, TaskData, check_sizes
 from tasks.text import BYTE_SYMBOLS, PAD
 
 _BLOCK = 256  # pairs drawn at a time
@@ -46,7 +47,10 @@ def generate(
     """``count`` pairs as the module says: ids (count, 2, length) uint8, bytes + 1 with 0 behind a document's end, and
     labels (count,). The first n of a longer list are the list of n."""
     if not (1 <= topic <= words and 0 < share <= 1 and length >= 2):
-        raise UsageError(f"pair-matching needs 1 <= topic <= words and 0 < share <= 1, not {topic}, {words}, {share}")
+        raise UsageError(
+            "pair-matching needs 1 <= topic <= words, 0 < share <= 1 and length >= 2,"
+            f" not topic {topic}, words {words}, share {share}, length {length}"
+        )
     ids = vocabulary(words, seed)
     most = length // (_SHORTEST + 1) + 1
     pairs, labels = np.zeros((count, 2, length), np.uint8), np.empty(count, np.int64)
@@ -130,3 +134,4 @@ class PairMatching(PairMatchingTask):
     ) -> None:
         self.length, self.words, self.topic, self.share = length, words, topic, share
         self.train, self.held_out, self.test, self.seed = train, held_out, test, seed
+        check_sizes(train, held_out, test, seed)

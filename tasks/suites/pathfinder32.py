@@ -15,7 +15,7 @@ from tasks.cache import key
 from tasks.paddles import Scene
 from tasks.pathfinder import arrays
 from tasks.shards import sharded
-from tasks.task import Split, Task, TaskData
+from tasks.task import Split, Task, TaskData, check_sizes
 
 CONTOURS = {"hard": 14, "intermediate": 9, "easy": 6}  # paddles of a target contour
 
@@ -89,6 +89,7 @@ class Pathfinder32(PathfinderTask):
     ) -> None:
         self.difficulty, self.reading = difficulty, reading
         self.train, self.held_out, self.test, self.seed = train, held_out, test, seed
+        check_sizes(train, held_out, test, seed)
 
     def scene(self) -> Scene:
         base = Scene(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from neurons.errors import UsageError
 from tasks import TASKS
 from tasks.paddles import Scene
 from tasks.suites.pathfinder32 import PathfinderTask
+from tasks.task import check_sizes
 
 
 @TASKS.register("pathfinder-short")
@@ -29,6 +31,9 @@ class PathfinderShort(PathfinderTask):
     ) -> None:
         self.contour, self.reading = contour, reading
         self.train, self.held_out, self.test, self.seed = train, held_out, test, seed
+        if contour < 2:
+            raise UsageError(f"task.contour is 2 paddles or more, one for either end, not {contour}")
+        check_sizes(train, held_out, test, seed)
 
     def scene(self) -> Scene:
         return Scene(

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from tasks import TASKS
 from tasks.paddles import Scene
 from tasks.suites.pathfinder32 import PathfinderTask, scene_of
+from tasks.task import check_sizes
 
 
 @TASKS.register("pathx")
@@ -31,6 +32,7 @@ class PathX(PathfinderTask):
     ) -> None:
         self.difficulty, self.reading = difficulty, reading
         self.train, self.held_out, self.test, self.seed = train, held_out, test, seed
+        check_sizes(train, held_out, test, seed)
 
     def scene(self) -> Scene:
         base = Scene(

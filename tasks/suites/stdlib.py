@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 import sysconfig
 from pathlib import Path
@@ -44,8 +45,8 @@ class StandardLibrary(LanguageTask):
     ) -> None:
         super().__init__(unit=unit, vocabulary=vocabulary, context=context, stride=stride)
         self.megabytes = megabytes
-        if megabytes is not None and megabytes < 0.01:
-            raise UsageError(f"task.megabytes is 0.01 or more, not {megabytes}. Try: task.megabytes=4")
+        if megabytes is not None and not 0.01 <= megabytes < math.inf:
+            raise UsageError(f"task.megabytes is 0.01 or more, or none for all, not {megabytes}. Try: task.megabytes=4")
 
     def corpus(self, data_dir: str | None) -> Corpus:
         root = Path(sysconfig.get_paths()["stdlib"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import papers
 
-from neurons.errors import DataError
+from neurons.errors import DataError, UsageError
 from tasks import TASKS
 from tasks.task import Split, Task, TaskData
 
@@ -73,6 +73,13 @@ def test_splits_hold_what_the_specs_say(name: str, load: Callable[[str], tuple[T
             assert split.inputs.dtype == np.float32
             assert np.isfinite(split.inputs).all()
         assert split.texts is None or len(split.texts) == len(split)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if small(name)])
+def test_splits_without_rows_or_of_negative_size_are_refused(name: str) -> None:
+    for options in ({"train": -5}, {"held_out": 0}, {"test": -1}, {"seed": -1}):
+        with pytest.raises(UsageError, match=f"task.{next(iter(options))} is"):
+            TASKS.build(name, **options)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -271,6 +271,15 @@ def test_a_lane_that_fails_leaves_nothing_behind() -> None:
     assert (after.stamp >= 0).any()
 
 
+def test_contours_that_find_no_room_end_in_one_line_and_not_in_a_search_without_end(monkeypatch) -> None:
+    monkeypatch.setattr("tasks.contours._WORKING_BYTES", 1 << 16)
+    monkeypatch.setattr("tasks.contours._FRUITLESS", 5)
+    with pytest.raises(UsageError, match="no two contours of 60 paddles found room in 16 x 16"):
+        draw(TASKS.build("pathfinder-short", contour=60).scene(), 1, (0,))
+    with pytest.raises(UsageError, match="2 paddles or more"):
+        TASKS.build("pathfinder-short", contour=1)
+
+
 def test_a_grid_shows_every_picture_and_a_bar_below_those_of_label_1() -> None:
     images = np.arange(8, dtype=np.uint8)[:, None, None] * 30 + np.zeros((8, 32, 32), np.uint8)
     sheet = grid(images, np.array([1, 0, 0, 0, 0, 0, 0, 1]))
