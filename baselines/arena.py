@@ -140,7 +140,7 @@ def _published(one: Published, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def _verdict(rows: Sequence[dict[str, Any]], tasks: int) -> str:
-    """``Of 5 tasks: neuronsv2 / backprop is ahead of transformer / backprop on 2, level on 3, behind on 0``."""
+    """``Against transformer / backprop, of 5 tasks: neuronsv2 / backprop is ahead on 2, level on 3, behind on 0``."""
     told = [
         f"{row['label']} is ahead on {row['against']['ahead']}, level on {row['against']['level']}, behind on "
         f"{row['against']['behind']}"

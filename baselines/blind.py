@@ -37,6 +37,8 @@ class Blind(Model):
         super().__init__(inner.input, inner.output)
         if inner.output.kind != "label":
             raise UsageError("a model that predicts tokens cannot be blinded: its context is the task's. Leave it out")
+        if inner.input.pair:
+            raise UsageError("a model of pairs cannot be blinded: its readout compares whole sequences. Leave it out")
         if beyond < 1:
             raise UsageError(f"a window holds at least one token, not {beyond}")
         first, *middle, last = inner.stages

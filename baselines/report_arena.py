@@ -22,7 +22,7 @@ def page(document: dict[str, Any]) -> str:
     """The whole HTML document; links are relative, to ``<task>/report.html`` beside it."""
     tasks = list(document["tasks"])
     seeds = sorted({len(one["seeds"]) for one in document["tasks"].values()})
-    facts = [f"{len(tasks)} tasks", "test accuracy", f"seeds: {', '.join(map(str, seeds))}"]
+    facts = [f"{len(tasks)} task{'s' * (len(tasks) > 1)}", "test accuracy", f"seeds: {', '.join(map(str, seeds))}"]
     facts += ["short forms, with names of their own"] if document["short"] else []
     warnings = "".join(f"<li>{escape(text)}</li>" for text in document["warnings"])
     left_out = "".join(

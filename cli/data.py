@@ -88,7 +88,7 @@ def list_data(data_dir: str | None, as_json: bool) -> None:
     cells = [
         [row["task"], "built in", "", ""]
         if row["built_in"]
-        else [row["task"], row["path"] or "not here", f"{row['folder']}/{row['config']}", row["hub"]]
+        else [row["task"], row["path"] or "not here", f"{row['folder']}/{row['config']}".rstrip("/"), row["hub"]]
         for row in rows
     ]
     click.echo(table.render(columns, cells, width=table.terminal_width())[0])
@@ -107,6 +107,7 @@ def path(task: str | None, data_dir: str | None, as_json: bool) -> None:
     Example:
       neurons data path sst2
     """
+    from tasks import TASKS
     from tasks.cache import cache_dir
     from tasks.data import data_root
 
@@ -116,13 +117,14 @@ def path(task: str | None, data_dir: str | None, as_json: bool) -> None:
             return common.emit("data-path", {"root": root, "cache": cache_dir()})
         click.echo(table.block([("data", str(root or "not set (NEURONS_DATA_DIR)")), ("cache", str(cache_dir()))]))
         return None
-    source = _source(task)
-    if source is None:
+    TASKS.entry(task)
+    row = _row(task, sources()[task], data_dir)
+    if row["built_in"]:
         raise UsageError(f"task '{task}' makes its own data and reads no folder. Try: neurons data generate {task}")
-    row = _row(task, source, data_dir)
     if row["path"] is None:
+        _source(task)  # of the user's own copy, which nothing can fetch, it has another word
         raise DataError(
-            f"no folder '{source.folder}' below {data_root(data_dir) or 'NEURONS_DATA_DIR (not set)'}."
+            f"no folder '{row['folder']}' below {data_root(data_dir) or 'NEURONS_DATA_DIR (not set)'}."
             f" Try: neurons data fetch {task}"
         )
     if as_json:

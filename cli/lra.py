@@ -59,6 +59,7 @@ def command(task: str, short: bool, out: Path | None, dry_run: bool, as_json: bo
     from baselines.config import resolve_grid
 
     place = out or Path("runs") / ("lra-short" if short else "lra")
+    _finished(place, short)  # before anything is trained
     chosen = arena.suite(task, short=short)
     run = {key: flags.pop(key) for key in ("steps", "device", "precision", "threads", "blind_beyond", "data_dir")}
     grids = {
@@ -90,11 +91,7 @@ def command(task: str, short: bool, out: Path | None, dry_run: bool, as_json: bo
             continue
         if not as_json:
             common.log(comparison_text(one, table.terminal_width()) + "\n")
-    documents = {
-        name: common.read_json(place / name / "compare.json")
-        for name in arena.COLUMNS
-        if (place / name / "compare.json").is_file()
-    }
+    documents = _finished(place, short)
     if not documents:
         raise UsageError("no task of the arena could be run: " + "; ".join(missing.values()))
     document = arena.table(documents, short=short) | {"left_out": missing, "command": typed}
@@ -104,6 +101,20 @@ def command(task: str, short: bool, out: Path | None, dry_run: bool, as_json: bo
     click.echo(arena_text(document, table.terminal_width()))
     click.echo(f"\nreport  {place / 'lra.html'}")
     return None
+
+
+def _finished(place: Path, short: bool) -> dict[str, dict[str, Any]]:
+    """The comparisons in ``place``, by task; UsageError where one is of the other suite: one table shows one kind."""
+    from baselines import arena
+
+    recipes = arena.suite("all", short=short)
+    paths = {name: place / name / "compare.json" for name in arena.COLUMNS}
+    documents = {name: common.read_json(path) for name, path in paths.items() if path.is_file()}
+    for name, document in documents.items():
+        if document.get("recipe") != recipes.get(name):
+            kind = "a short form" if short else "the task itself"
+            raise UsageError(f"'{place / name}' holds '{document.get('recipe')}', not {kind}. Choose another --out")
+    return documents
 
 
 def _planned(grids: dict[str, Any], recipes: dict[str, str], as_json: bool) -> None:

@@ -99,6 +99,9 @@ def test_refusals_are_one_line() -> None:
     flat = MODELS.build("mlp", input=InputSpec("features", length=12, size=3), output=OutputSpec("label", 4))
     with pytest.raises(UsageError, match="'mlp' reads whole sequences of one length"):
         Blind(flat, beyond=4)
+    pairs = MODELS.build("transformer", input=InputSpec(length=12, size=11, pair=True), output=OutputSpec("label", 2))
+    with pytest.raises(UsageError, match=r"^[^\n]*model of pairs cannot be blinded[^\n]*$"):
+        Blind(pairs, beyond=4)
 
 
 def test_a_configuration_builds_it() -> None:

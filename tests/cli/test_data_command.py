@@ -46,6 +46,8 @@ def test_path_prints_the_folder_or_exit_4(neurons, local, monkeypatch):
     assert one_document(neurons("data", "path", "--json"))["root"] == local
     for command in ("path", "fetch", "verify", "generate"):
         assert "your own copy, in the folder 'aan'" in neurons("data", command, "lra-retrieval").stderr
+    (Path(local) / "aan").mkdir()
+    assert neurons("data", "path", "lra-retrieval").stdout == f"{Path(local) / 'aan'}\n"
 
 
 def test_fetch_takes_the_local_folder_and_offline_without_it_is_exit_4(neurons, local):

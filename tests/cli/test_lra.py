@@ -72,6 +72,15 @@ def test_the_dry_run_names_recipes_rows_and_steps(neurons) -> None:
     assert not Path("runs").exists()
 
 
+def test_one_folder_does_not_mix_short_forms_with_the_tasks_themselves(neurons) -> None:
+    Path("here/text").mkdir(parents=True)
+    Path("here/text/compare.json").write_text(json.dumps({"recipe": "lra-text"}))
+    result = neurons("lra", "listops", "--short", "--out", "here")
+    assert result.exit_code == 2
+    assert result.stderr == "Error: 'here/text' holds 'lra-text', not a short form. Choose another --out\n"
+    assert not Path("here/listops").exists()
+
+
 def test_a_wrong_task_is_one_line_with_the_nearest(neurons) -> None:
     result = neurons("lra", "listop", "--short")
     assert result.exit_code == 2
