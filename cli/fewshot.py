@@ -32,7 +32,8 @@ def command(
 ) -> None:  # fmt: skip
     """Learn from a few pictures of unmet classes, name new ones; no meta-training.
 
-    Every reader meets the same episodes. Intervals are 95 % t intervals over the episodes, differences to the
+    Every reader meets the same episodes; Lake's 20 runs are fixed, whatever --queries, --episodes and --seeds say.
+    Intervals are 95 % t intervals over the episodes, differences to the
     nearest pixel prototype are paired. fast-weights-off is the ablation.
 
     \b
@@ -43,6 +44,8 @@ def command(
     from baselines.fewshot import fewshot
     from baselines.setup import threads
 
+    if out is not None:  # before the work, so that it is not lost
+        out.parent.mkdir(parents=True, exist_ok=True)
     with threads(1):
         document = fewshot(
             data, way=way or (20 if data == "lake" else 5), shot=shot, queries=queries, count=episodes, seeds=seeds,

@@ -12,9 +12,9 @@ SMALL = ("fewshot", "--way", "3", "--queries", "2", "--episodes", "2", "--seeds"
 
 
 def test_one_screen_and_a_document_that_agree(neurons):
-    result = neurons(*SMALL, "--readers", "nearest-code,fast-weights-hebb", "--out", "here.json")
+    result = neurons(*SMALL, "--readers", "nearest-code,fast-weights-hebb", "--out", "new/here.json")
     assert result.exit_code == 0, result.stderr
-    document = json.loads(Path("here.json").read_text())
+    document = json.loads(Path("new/here.json").read_text())
     assert document["verdict"] in result.stdout
     assert "3-way 1-shot · 4 episodes, 24 queries" in result.stdout
     assert [row["reader"] for row in document["rows"]] == ["nearest-pixel", "nearest-code", "fast-weights-hebb"]
