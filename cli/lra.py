@@ -11,7 +11,7 @@ import click
 from baselines import report_format as shown
 from cli import common, table
 from cli.comparison import comparison_text
-from neurons.errors import DataError, UsageError
+from neurons.errors import DataError, RunError, UsageError
 
 
 @click.command()
@@ -70,7 +70,8 @@ def command(task: str, short: bool, out: Path | None, dry_run: bool, as_json: bo
         for name, recipe in chosen.items()
     }  # fmt: skip
     if dry_run:
-        return _planned(grids, chosen, as_json)
+        _planned(grids, chosen, as_json)
+        return
     from baselines.compare import compare
     from baselines.report_arena import write
 
@@ -97,10 +98,14 @@ def command(task: str, short: bool, out: Path | None, dry_run: bool, as_json: bo
     document = arena.table(documents, short=short) | {"left_out": missing, "command": typed}
     write(document, place)
     if as_json:
-        return common.emit("lra", document)
-    click.echo(arena_text(document, table.terminal_width()))
-    click.echo(f"\nreport  {place / 'lra.html'}")
-    return None
+        common.emit("lra", document)
+    else:
+        click.echo(arena_text(document, table.terminal_width()))
+        click.echo(f"\nreport  {place / 'lra.html'}")
+    for name in grids:
+        for row in documents.get(name, {"rows": []})["rows"]:
+            if row.get("failed"):
+                raise RunError(f"runs failed: {name}, {row['label']}: {row['failed']}")
 
 
 def _finished(place: Path, short: bool) -> dict[str, dict[str, Any]]:

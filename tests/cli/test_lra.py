@@ -54,6 +54,14 @@ def test_it_trains_every_task_it_finds_data_for_and_goes_on_where_it_stopped(neu
     assert Path("runs/lra-short/listops/runs/mlp-backprop-s0/result.json").stat().st_mtime_ns == before
 
 
+def test_a_run_that_failed_is_exit_1_after_the_table(neurons) -> None:
+    rules = ("--rules", "backprop,predictive-coding:inference_rate=1e9", "--models", "mlp:width=8", "--seeds", "1")
+    result = neurons("lra", "listops", "--short", "--match", "steps", "--threads", "1", *rules)
+    assert result.exit_code == 1
+    assert "best trivial reader" in result.stdout
+    assert "Error: runs failed: listops, mlp:width=8 / predictive-coding:inference_rate=" in result.stderr
+
+
 def test_a_task_alone_without_its_data_ends_with_the_data_error(neurons) -> None:
     result = neurons("lra", "text", "--short")
     assert result.exit_code == 4

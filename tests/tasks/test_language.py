@@ -129,14 +129,16 @@ class Made(LanguageTask):
         return Corpus(*self.texts, "made up", "made up")
 
 
-def test_bits_per_byte_do_not_depend_on_the_unit_where_the_text_is_equally_likely():
+def test_bits_per_byte_and_per_word_are_of_the_text_whatever_its_symbols_are():
     found = []
     for unit in ("bytes", "characters", "bpe"):
         data = Made((TEXT, TEXT, TEXT), unit=unit).load()
         first = len(data.codec.pieces[data.test.inputs[0][0]])
         assert data.test.counts == TextCounts(len(TEXT.encode()) - first, len(TEXT.split()))
-        found.append(Made((TEXT,) * 3).score(data.test, nats=100.0)["word_ppl"])
-    assert len(set(found)) == 1
+        told = Made((TEXT,) * 3).score(data.test, nats=100.0)
+        assert told["bits_per_byte"] == pytest.approx(100 / math.log(2) / (len(TEXT.encode()) - first))
+        found.append(told["word_ppl"])
+    assert found == pytest.approx([math.exp(100 / len(TEXT.split()))] * 3)
 
 
 def test_sliding_windows_are_for_the_test_alone_and_told():
