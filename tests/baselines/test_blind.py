@@ -50,6 +50,45 @@ def test_it_is_the_model_on_every_window_alone_pooled_over_all(name: str, kind: 
         torch.testing.assert_close(blind(batch)[row], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["tokens", "features"])
+@pytest.mark.parametrize("name", ["neuronsv2", "transformer", "s4d"])
+def test_of_a_pair_both_sequences_are_cut_and_then_compared(name: str, kind: str) -> None:
+    torch.manual_seed(0)
+    input = InputSpec(kind, length=12, size=11 if kind == "tokens" else 3, pair=True)  # type: ignore[arg-type]
+    inner = MODELS.build(name, input=input, output=OutputSpec("label", 4), width=16, layers=1).eval()
+    single = sample(kind)
+    assert single.mask is not None
+    mask = torch.stack([single.mask, single.mask.flip(0)], 1)
+    batch = Batch(torch.stack([single.x, single.x.flip(0)], 1), single.y, mask)
+    blind = Blind(inner, beyond=4).eval()
+    pooled = []
+    for row in range(len(batch)):
+        for which in (0, 1):
+            length = int(mask[row, which].sum())
+            states = []
+            for start in range(0, length, 4):
+                x = batch.x[row : row + 1, which, start : min(start + 4, length)]
+                context = Context()
+                x = inner.stages[0].stage(x, context)
+                for stage in inner.stages[1:-1]:
+                    x = stage(x, context)
+                states.append(x)
+            pooled.append(torch.cat(states, 1).mean(1))
+    head = inner.stages[-1]
+    first, second = head.readout.norm(torch.cat(pooled)).unflatten(0, (-1, 2)).unbind(1)
+    compared = torch.cat([first, second, first * second, first - second], -1)
+    expected = head.readout.linear(torch.nn.functional.gelu(head.compare(compared)))
+    torch.testing.assert_close(blind(batch), expected, rtol=1e-4, atol=1e-5)
+    loss = blind.loss(batch)
+    wanted = torch.nn.functional.cross_entropy(expected, batch.y, reduction="sum")
+    torch.testing.assert_close(loss.objective, wanted, rtol=1e-4, atol=1e-4)
+    whole = Batch(batch.x, batch.y)
+    torch.testing.assert_close(
+        blind.loss(whole).objective,
+        torch.nn.functional.cross_entropy(blind(whole), batch.y, reduction="sum"),
+    )
+
+
 @pytest.mark.parametrize("attention", ["gamma", "softmax", "fourier"])
 def test_what_lies_beyond_a_window_reaches_it_by_the_mean_alone(attention: str) -> None:
     """Of a stage before the readout, tokens of other windows change nothing; without the ablation they do."""
@@ -99,9 +138,6 @@ def test_refusals_are_one_line() -> None:
     flat = MODELS.build("mlp", input=InputSpec("features", length=12, size=3), output=OutputSpec("label", 4))
     with pytest.raises(UsageError, match="'mlp' reads whole sequences of one length"):
         Blind(flat, beyond=4)
-    pairs = MODELS.build("transformer", input=InputSpec(length=12, size=11, pair=True), output=OutputSpec("label", 2))
-    with pytest.raises(UsageError, match=r"^[^\n]*model of pairs cannot be blinded[^\n]*$"):
-        Blind(pairs, beyond=4)
 
 
 def test_a_configuration_builds_it() -> None:
