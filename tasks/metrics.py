@@ -12,7 +12,7 @@ from neurons.specs import IGNORE
 
 @dataclass(frozen=True)
 class TextCounts:
-    """UTF-8 ``bytes`` and whitespace-separated ``words`` of the part of a text that is predicted."""
+    """UTF-8 ``bytes`` of the part of a text that is predicted, and whitespace-separated ``words`` of the whole text."""
 
     bytes: int
     words: int

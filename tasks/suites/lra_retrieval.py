@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from neurons.errors import DataError
+from neurons.errors import DataError, UsageError
 from neurons.specs import InputSpec, OutputSpec
 from tasks import TASKS
 from tasks.data import data_root
@@ -33,6 +33,8 @@ class LRARetrieval(Task):
 
     def __init__(self, *, max_length: int = 4000) -> None:
         self.max_length = max_length
+        if max_length < 1:
+            raise UsageError(f"task.max_length keeps at least one byte, not {max_length}")
 
     def load(self, data_dir: str | None = None) -> TaskData:
         root = data_root(data_dir)

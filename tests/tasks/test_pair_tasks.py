@@ -71,6 +71,8 @@ def test_retrieval_reads_the_published_files(tmp_path: Path) -> None:
             second.encode()[:20],
         ]
     assert data.input.pair
+    with pytest.raises(UsageError, match="at least one byte"):
+        TASKS.build("lra-retrieval", max_length=0)
 
 
 def test_retrieval_without_its_files_says_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
