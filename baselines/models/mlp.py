@@ -107,6 +107,8 @@ class MLP(Model):
             raise UsageError(f"model 'mlp' is not causal and cannot answer '{output.kind}'. Try: transformer")
         self.width, self.layers, self.embedding, self.dropout = width, layers, embedding, dropout
         self.activation = activation
+        if layers < 1:
+            raise UsageError(f"mlp needs at least one layer, not {layers}")
         first = Flatten(input, embedding=embedding, width=width, activation=activation)
         hidden = [Hidden(width=width, dropout=dropout, activation=activation) for _ in range(layers - 1)]
         readout = VectorReadout(width=width, classes=output.size, dropout=dropout)

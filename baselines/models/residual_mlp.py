@@ -50,6 +50,8 @@ class ResidualMLP(Model):
         if output.kind != "label":
             raise UsageError(f"model 'residual_mlp' is not causal and cannot answer '{output.kind}'. Try: transformer")
         self.width, self.layers, self.embedding, self.activation = width, layers, embedding, activation
+        if layers < 1:
+            raise UsageError(f"residual_mlp needs at least one layer, not {layers}")
         first = Flatten(input, embedding=embedding, width=width, activation=activation)
         first.activation = nn.Identity()  # the blocks begin with theirs
         blocks = [ResidualBlock(width=width, activation=activation) for _ in range(layers)]

@@ -68,6 +68,8 @@ class Transformer(Model):
         self.width, self.layers, self.heads, self.ratio, self.positions = width, layers, heads, ratio, positions
         self.dropout, self.embedding_dropout, self.attention_dropout = dropout, embedding_dropout, attention_dropout
         self.attention, self.token_dropout = attention, token_dropout
+        if layers < 1:
+            raise UsageError(f"transformer needs at least one layer, not {layers}")
         blocks = [
             Block(self._attention(index), width=width, hidden=round(ratio * width), dropout=dropout)
             for index in range(layers)

@@ -11,6 +11,7 @@ from torch import nn
 from baselines.models.attention import SoftmaxAttention
 from baselines.models.bag_of_words import BagOfWords
 from baselines.models.mlp import MLP
+from baselines.models.residual_mlp import ResidualMLP
 from baselines.models.transformer import Block, Transformer
 from neurons.errors import UsageError
 from neurons.manifold.heads import allowed
@@ -254,3 +255,9 @@ def test_mlp_equals_a_sequential_over_the_flattened_sample() -> None:
     )
     x = torch.randn(5, 3, 4)
     torch.testing.assert_close(model(Batch(x, torch.zeros(5))), plain(x.flatten(1)))
+
+
+@pytest.mark.parametrize("build", [MLP, ResidualMLP, Transformer])
+def test_no_layers_are_refused(build: type) -> None:
+    with pytest.raises(UsageError, match="at least one layer, not 0"):
+        build(input=InputSpec("tokens", 10, 8), output=OutputSpec("label", 3), layers=0)
