@@ -17,6 +17,7 @@ import torch
 from baselines import LEARNERS, STRATEGIES
 from baselines.continual import GradientLearner
 from baselines.continual_stack import Stack, unstackable
+from baselines.report_continual import write
 from baselines.setup import threads
 from baselines.stats import mean_interval, paired_difference
 from learning import RULES
@@ -62,7 +63,7 @@ def learner(config: dict[str, Any], data: StreamData, strategy: dict[str, Any], 
 def continual(
     config: dict[str, Any], *, out: Path, jobs: int = 1, resume: bool = False, command: str | None = None
 ) -> dict[str, Any]:
-    """Run every strategy with every seed, write ``continual.json`` under ``out``, return it.
+    """Run every strategy with every seed, write ``continual.json`` and ``report.html`` under ``out``, return it.
 
     The seeds of a strategy are trained side by side where they can be (``unstackable``), else one after the other;
     ``jobs`` strategies at a time. A finished strategy is kept in ``out/strategies``, and ``resume`` does what is left.
@@ -95,6 +96,7 @@ def continual(
     results = [result for file in files for result in json.loads(file.read_text())]
     document = make_document(config, data, results) | {"command": command, "env": environment() | {"jobs": jobs}}
     write_atomic(out / "continual.json", (json_text(document, indent=1) + "\n").encode())
+    write(document, out / "report.html")
     return document
 
 

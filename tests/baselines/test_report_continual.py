@@ -1,0 +1,44 @@
+"""The page of a stream: well formed, and every number of a committed result in it."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from baselines.report_continual import page, read, write
+from neurons.errors import UsageError
+
+RESULT = Path(__file__).parents[2] / "results" / "continual" / "split-digits-sdr.json"
+
+
+def test_the_page_is_well_formed_and_holds_every_number(tmp_path: Path) -> None:
+    document = json.loads(RESULT.read_text())
+    write(document, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert text == page(document)
+    opened: list[str] = []
+
+    class Checked(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag not in ("meta", "br"):
+                opened.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert opened.pop() == tag
+
+    Checked().feed(text)
+    assert not opened
+    assert document["verdict"] in text
+    for row in document["rows"]:
+        for key in ("acc", "forgetting", "learning_accuracy"):
+            assert f"{100 * row[key]['mean']:.1f} %" in text
+        for j, value in enumerate(row["R"][-1], 1):
+            assert f"after 5, on task {j}: {100 * value:.2f} %" in text
+
+
+def test_a_folder_without_a_result_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no readable continual\.json"):
+        read(tmp_path)
