@@ -64,7 +64,8 @@ def test_a_learner_of_its_own_kind_stands_beside_strategies(neurons):
     found = one_document(neurons(*TINY, "--strategies", "naive,sdr-memory:units=300", "--json"))
     naive, memory = (found["results"][place] for place in (0, 2))
     assert (naive["strategy"]["kind"], memory["strategy"]["kind"]) == ("strategy", "learner")
-    assert memory["model"] is None and memory["rule"] is None
+    assert memory["model"] is None
+    assert memory["rule"] is None
     assert memory["memory"]["state"] > 4 * 300**2
     assert found["rows"][1]["label"] == "sdr-memory:units=300"
     assert found["rows"][1]["acc"]["mean"] > 0.7
@@ -82,7 +83,7 @@ def test_a_dry_run_tells_options_and_runs_nothing(neurons):
     [
         (("permuted-digts",), "unknown stream 'permuted-digts'. Did you mean 'permuted-digits'?"),
         (("permuted-digits", "--strategies", "ewk"), "unknown strategy 'ewk'. Did you mean 'ewc'?"),
-        (("permuted-digits", "--strategies", "sdr-memori"), "unknown strategy 'sdr-memori'. Did you mean 'sdr-memory'?"),
+        (("permuted-digits", "--strategies", "sdr-memori"), "'sdr-memori'. Did you mean 'sdr-memory'?"),
         (("permuted-digits", "--strategies", "sdr-memory:readout=hebb"), "least-squares"),
         (("permuted-digits", "--strategies", "sdr-memory:patch=9"), "patch=9 does not fit an input of 8 x 8"),
         (("permuted-digits", "--set", "trainr.lr=1"), "unknown section 'trainr'. Did you mean 'trainer'?"),
