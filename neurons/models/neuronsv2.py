@@ -145,6 +145,8 @@ class NeuronsV2(Model):
         self.dropout, self.embedding_dropout, self.token_dropout = dropout, embedding_dropout, token_dropout
         if layers < 1:
             raise UsageError(f"neuronsv2 needs at least one layer, not {layers}")
+        if somas is not None and somas < 1:
+            raise UsageError(f"neuronsv2 needs at least one soma, not {somas}. Try: somas=none, twice the width")
         if fast_rule == "off":
             defaults = MODELS.entry("neuronsv2").defaults()
             for option in ("tau_fast", "fast_lag", "fast_keys", "consolidate"):

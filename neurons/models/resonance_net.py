@@ -108,6 +108,8 @@ class ResonanceNet(Model):
         self.dropout, self.embedding_dropout, self.token_dropout = dropout, embedding_dropout, token_dropout
         if layers < 1:
             raise UsageError(f"resonance_net needs at least one layer, not {layers}")
+        if hidden is not None and hidden < 1:
+            raise UsageError(f"resonance_net needs at least one hidden unit, not {hidden}. Try: hidden=none, the width")
         if mixer not in ("resonator", "spectral"):
             raise UsageError(f"resonance_net has no mixer '{mixer}'. Try: resonator, spectral")
         if mixing not in ("glu", "dendrites"):

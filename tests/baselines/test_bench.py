@@ -228,7 +228,7 @@ def test_a_small_run_makes_a_whole_document_and_every_bar_finds_its_row(monkeypa
     assert list(document["rows"]) == names
     assert all(done < total for done, total in seen)
     assert {"torch", "cpu", "threads"} <= set(document["env"])
-    for bar in bars.BARS:  # but for the length, which these runs do not reach
+    for bar in (bar for bar in bars.BARS if bar.suite in names):  # but for the length, which these runs do not reach
         for where in (bar.where, bar.over or bar.where):
             wanted = {key: value for key, value in where.items() if key != "length"}
             matching = [row for row in document["rows"][bar.suite] if wanted.items() <= row.items()]
