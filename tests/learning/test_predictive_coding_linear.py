@@ -50,7 +50,7 @@ def step(
     return [p.grad for part in parts for p in part.parameters()], report
 
 
-def compare(model: Any, given: Any, loss: Any = None, bound: float = 1e-12, **options: Any) -> None:
+def assert_both_paths_agree(model: Any, given: Any, loss: Any = None, bound: float = 1e-12, **options: Any) -> None:
     fast, quick = step(True, model, given, loss, **options)
     after = torch.get_rng_state()
     slow, report = step(False, model, given, loss, **options)
@@ -81,9 +81,9 @@ def test_every_activation_loss_and_depth(kind, loss, depth):
     model = network(kind(), depth)
     given = batch(loss)
     for wavefront in (True, False):
-        compare(model, given, loss, steps=7, wavefront=wavefront)
-    compare(model, given, loss, steps=1)
-    compare(model, given, loss, steps=2)
+        assert_both_paths_agree(model, given, loss, steps=7, wavefront=wavefront)
+    assert_both_paths_agree(model, given, loss, steps=1)
+    assert_both_paths_agree(model, given, loss, steps=2)
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -103,7 +103,7 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("depth", [2, 3])
 def test_every_option_of_settling(options, depth):
-    compare(network(nn.Tanh(), depth), batch(F.cross_entropy), F.cross_entropy, **options)
+    assert_both_paths_agree(network(nn.Tanh(), depth), batch(F.cross_entropy), F.cross_entropy, **options)
 
 
 @pytest.mark.parametrize("steps", [8, 20])
@@ -127,7 +127,7 @@ def test_the_gram_form_is_taken_where_it_saves_products_and_only_there():
     assert used(network(nn.Tanh()), given, F.cross_entropy, steps=20, state_optimizer="adam")._gram is None
     wide = nn.Sequential(nn.Linear(30, 8), nn.Sequential(nn.Linear(8, 40), nn.Tanh()), nn.Linear(40, 10)).double()
     assert used(wide, given, F.cross_entropy, steps=20)._gram is None  # 40 x 40 is more than 2 x 8 x 40
-    compare(wide, given, F.cross_entropy)
+    assert_both_paths_agree(wide, given, F.cross_entropy)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -139,8 +139,8 @@ def test_our_mlp_with_its_masks(activation, dropout):
     mask = torch.rand(ROWS, 4) < 0.7
     given = Batch(torch.randn(ROWS, 4, 5).double(), torch.randint(0, 3, (ROWS,)), mask)
     assert isinstance(used(model, given), LinearSettling)
-    compare(model, given, steps=6)
-    compare(model, given, loss=lambda x, b: model.readout.loss(x, b), steps=6)  # as a strategy wraps it
+    assert_both_paths_agree(model, given, steps=6)
+    assert_both_paths_agree(model, given, loss=lambda x, b: model.readout.loss(x, b), steps=6)  # as a strategy wraps it
 
 
 def test_tokens_in_rows_shared_frozen_and_missing_parameters():
@@ -213,10 +213,10 @@ def test_the_first_stage_may_be_anything():
     torch.manual_seed(0)
     first = nn.Sequential(nn.Linear(30, 24), nn.BatchNorm1d(24), nn.Dropout(0.2))
     model = nn.Sequential(first, nn.Sequential(nn.Linear(24, 20), nn.Tanh()), nn.Linear(20, 10)).double()
-    compare(model, batch(F.cross_entropy), F.cross_entropy)
+    assert_both_paths_agree(model, batch(F.cross_entropy), F.cross_entropy)
 
 
 def test_targets_that_do_not_count_are_left_to_the_loss():
     x, y = batch(F.cross_entropy)
     y[::3] = -100
-    compare(network(nn.Tanh()), (x, y), F.cross_entropy)
+    assert_both_paths_agree(network(nn.Tanh()), (x, y), F.cross_entropy)
