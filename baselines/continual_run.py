@@ -203,7 +203,7 @@ def make_document(config: dict[str, Any], data: StreamData, results: list[Result
         "schema": 1, "kind": "continual", "stream": config["stream"]["name"], "protocol": data.protocol,
         "split": config["split"], "split_hash": data.split_hash, "data_source": data.source,
         "scenario": data.scenario, "active": results[0]["active"], "tasks": len(data), "seeds": config["seeds"],
-        "metrics_as": config["metrics_as"], "config": config, "rows": rows, "results": results,
+        "metrics_as": config["metrics_as"], "config": identity(config), "rows": rows, "results": results,
     }  # fmt: skip
     return document | {"verdict": verdict(rows)}
 

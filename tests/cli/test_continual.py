@@ -60,6 +60,14 @@ def test_conventions_change_what_they_should(neurons):
     assert one["metrics"]["bwt"] == pytest.approx(summarise(one["R"], convention="gem")["bwt"])
 
 
+def test_the_document_does_not_say_where_the_data_lies_on_this_machine(neurons, tmp_path):
+    folder = tmp_path / "data sets of this machine"
+    result = neurons(*TINY, "--strategies", "naive", "--data-dir", str(folder), "--out", "here", "--json")
+    document = one_document(result) | {"command": None}
+    assert document["config"]["stream"]["name"]
+    assert folder.name not in json.dumps(document)
+
+
 def test_a_learner_of_its_own_kind_stands_beside_strategies(neurons):
     found = one_document(neurons(*TINY, "--strategies", "naive,sdr-memory:units=300", "--json"))
     naive, memory = (found["results"][place] for place in (0, 2))
