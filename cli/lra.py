@@ -16,9 +16,7 @@ from neurons.errors import DataError, RunError, UsageError
 
 @click.command()
 @click.argument("task", metavar="TASK|all")
-@click.option(
-    "--short", is_flag=True, help="The short forms, which 2 cores train in minutes; they have their own names."
-)
+@click.option("--short", is_flag=True, help="Short forms of the tasks, which have names of their own.")
 @click.option("--models", metavar="A,B", help="Models, with options if need be.  [default: the recipes']")
 @click.option("--rules", metavar="A,B", help="Rules.  [default: the recipes']")
 @click.option("--seeds", type=click.IntRange(min=1), help="How many seeds.  [default: the recipes']")
