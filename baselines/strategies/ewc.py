@@ -119,7 +119,12 @@ def fisher_by_sample(model: nn.Module, batch: Batch, outputs: Tensor, *, labels:
 def _fisher_of_linear_layers(model: MLP, batch: Batch, outputs: Tensor, labels: Labels) -> Tensor:
     """Where every parameter is in a linear layer that each sample passes once, z = W a + b: the gradient of one sample
     is the outer product of d = d log p / d z and a, so their squares sum to ``(d^2)^T (a^2)``."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    # a frozen layer needs no gradient of its own, and what lies below the lowest trained one gets none
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and any(parameter.requires_grad for parameter in module.parameters())
+    ]
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def keep(layer: nn.Module, given: tuple[Tensor], answer: Tensor) -> None:

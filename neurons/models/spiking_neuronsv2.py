@@ -42,7 +42,7 @@ class SpikingNeuronsV2(Model):
     stage. Causal for next-token outputs; for labels the attention sees the whole sequence.
 
     width: D, channels of the stream.     layers: circuits.     somas: neurons per circuit, None = 2 D.
-    branches: dendritic branches per soma and tree.
+    branches: dendritic branches per soma and tree. Here they are four and leaky; neuronsv2 has one, with GELU.
     heads, kappa: of gamma attention; half of the heads have no rhythm.     dt: seconds per token.
     tau_mem: membrane time constant in seconds.     threshold: of the somas, in standard deviations of the current at
     the start.     surrogate: gradient of the spike, ``atan`` or ``fast_sigmoid``.
@@ -77,6 +77,10 @@ class SpikingNeuronsV2(Model):
         self.surrogate, self.dropout, self.embedding_dropout = surrogate, dropout, embedding_dropout
         if layers < 1:
             raise UsageError(f"spiking_neuronsv2 needs at least one layer, not {layers}. Try: layers=2")
+        if somas is not None and somas < 1:
+            raise UsageError(
+                f"spiking_neuronsv2 needs at least one soma, not {somas}. Try: somas=none, twice the width"
+            )
         embedding = TemporalEmbedding(input, width=width, dropout=embedding_dropout, dt=dt)
         circuits = [self._circuit(index) for index in range(layers)]
         self.stages = nn.ModuleList([embedding, *circuits, build_readout(output, width=width, dropout=dropout)])

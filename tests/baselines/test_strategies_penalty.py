@@ -53,6 +53,20 @@ def test_fisher_against_a_loop(labels: Any, outputs: list[int], monkeypatch: pyt
     assert float(found.max()) > 1e-3
 
 
+@pytest.mark.parametrize("frozen", ["first", "last", "biases"])
+def test_fisher_of_what_is_trained_where_the_rest_is_frozen(frozen: str) -> None:
+    stream = tiny_stream("class")
+    model, batch = tiny_model(stream).eval(), whole(stream.tasks[1])
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    for layer in layers if frozen == "biases" else layers[:1] if frozen == "first" else layers[-1:]:
+        for parameter in (layer.bias,) if frozen == "biases" else layer.parameters():
+            parameter.requires_grad_(False)
+    found = fisher(model, batch, torch.arange(6), labels="model")
+    wanted = fisher_by_sample(model, batch, torch.arange(6), labels="model")
+    assert len(found) == len(flat.values(model)) < sum(p.numel() for p in model.parameters())
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+
+
 def test_fisher_of_a_model_that_torch_func_cannot_take() -> None:
     """Spiking surrogates have no vectorised form: the same numbers one by one."""
     stream = tiny_stream("class")

@@ -314,3 +314,14 @@ def test_half_precision_autocast_is_finite(name: str, input_kind: str, output_ki
     reference = model.loss(batch)
     assert abs(float(loss.reported - reference.reported)) < 0.05 * float(reference.reported)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("neuronsv2", "somas"), ("spiking_neuronsv2", "somas"), ("resonance_net", "hidden")]
+)
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_layer_of_nothing_is_refused_not_taken_for_the_default(name: str, option: str, count: int) -> None:
+    with pytest.raises(
+        UsageError, match=rf"^{name} needs at least one [a-z ]+, not {count}\. Try: {option}=none, [a-z ]+$"
+    ):
+        build(name, "tokens", "label", **{option: count})
