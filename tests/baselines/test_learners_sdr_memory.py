@@ -16,6 +16,7 @@ from baselines.learners.expansion import SparseExpansion, share_of
 from neurons.errors import UsageError
 from neurons.specs import InputSpec
 from tasks.continual.protocol import run
+from tasks.task import Split
 
 SMALL = {"units": 60, "winners": 0.1}
 
@@ -59,14 +60,25 @@ def test_a_field_is_one_square_of_the_picture_in_all_channels() -> None:
     assert {int(unit.nonzero()[0, 0]) for unit in seen} == {0, 1, 2, 3}  # corners everywhere that fits
 
 
-def test_counts_are_multinomial_naive_bayes() -> None:
+@pytest.mark.parametrize("first", [None, 5])
+def test_counts_are_multinomial_naive_bayes(first: int | None) -> None:
+    """``first`` rows of the first task: then classes differ in size, and what they were drawn from does not cancel."""
     stream = tiny_stream()
-    learner = taught(stream, readout="hebbian", smoothing=0.3)
-    x, y = together(stream)
+    learner = memory(stream, readout="hebbian", smoothing=0.3)
+    xs, ys = [], []
+    for task in stream.tasks:
+        split, batch = task.split("train"), whole(task)
+        count = len(split) if first is None or task is not stream.tasks[0] else first
+        learner.fit(Split(split.inputs[:count], split.labels[:count]), task, lambda step: None)
+        xs.append(batch.x[:count])
+        ys.append(batch.y[:count])
+    x, y = torch.cat(xs), torch.cat(ys)
     reference = MultinomialNB(alpha=0.3, fit_prior=False).fit(learner.code(x).numpy(), y.numpy())
     batch = whole(stream.tasks[1], "test")
-    scores = learner.predict(batch, None).log_softmax(-1).numpy()
+    scores = learner.predict(batch, None)[:, torch.from_numpy(reference.classes_)].log_softmax(-1).numpy()
     np.testing.assert_allclose(scores, reference.predict_log_proba(learner.code(batch.x).numpy()), atol=1e-4)
+    sizes = np.bincount(y.numpy())
+    assert (len(set(sizes[sizes > 0])) > 1) is (first is not None)
 
 
 def test_least_squares_is_ridge_regression() -> None:
