@@ -6,63 +6,18 @@ import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import report_documents as documents
+from html_page import Page
 
 from baselines import report, report_figures, report_svg, report_table
 from neurons.errors import RunError
 
-VOID = {"meta", "link", "br", "hr", "img", "input", "base", "wbr", "source"}
 SCALE = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
          "µs": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "%": 0.01, "/s": 1, "k/s": 1e3, "M/s": 1e6}  # fmt: skip
-
-
-class Page(HTMLParser):
-    """Tags that balance, every attribute, all text, and tables as {table: {row name: {data-key: (text, below)}}}."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[tuple[str, dict[str, str | None]]] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.tables: dict[str, dict[str, dict[str, list[str]]]] = {}
-        self.row = ""
-        self.feed(html)
-        self.close()
-        assert self.open == [], f"left open: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag == "table":
-            self.tables[str(dict(attrs)["id"])] = {}
-        if tag not in VOID:
-            self.open.append((tag, dict(attrs)))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop()[0] == tag
-
-    def handle_data(self, data: str) -> None:
-        names = [tag for tag, _ in self.open]
-        if "style" in names:
-            return
-        self.text.append(data)
-        classes = [attrs.get("class") for _, attrs in self.open]
-        if "table" not in names or "tbody" not in names:
-            return
-        table = next(str(attrs["id"]) for tag, attrs in self.open if tag == "table")
-        if classes[-1] == "name":
-            self.row = data
-        keys = [str(attrs["data-key"]) for _, attrs in self.open if "data-key" in attrs]
-        if keys:
-            self.tables[table].setdefault(self.row, {}).setdefault(keys[0], []).append(data)
 
 
 def read(text: str) -> float:
