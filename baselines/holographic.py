@@ -8,17 +8,14 @@ answer lies nearest to its own value among all that were stored. Nothing is trai
 
 from __future__ import annotations
 
-import argparse
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from baselines.stats import mean_interval
-from learning.environment import environment
-from learning.files import json_text, write_atomic
+from baselines.untrained import command
 from neurons.resonance.holographic import HolographicMemory, expected_recall, unitary_keys
 
 WIDTHS = (256, 1024, 4096)
@@ -72,20 +69,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Recall of a holographic memory by width and number of pairs.")
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path("results/holographic.json"))
-    asked = parser.parse_args()
-    rows = measure(max(2, asked.seeds))
-    document = {
-        "schema": 1,
-        "kind": "holographic-recall",
-        "what": "share of keys recalled from one vector, no training; means over seeds, 95 % t interval of recall",
-        "rows": rows,
-        "env": environment(),
-    }
-    write_atomic(asked.out, (json_text(document, indent=1) + "\n").encode())
-    print(table(rows))
+    command(
+        "Recall of a holographic memory by width and number of pairs.",
+        kind="holographic-recall",
+        what="share of keys recalled from one vector, no training; means over seeds, 95 % t interval of recall",
+        out="holographic.json",
+        measure=measure,
+        table=table,
+    )
 
 
 if __name__ == "__main__":

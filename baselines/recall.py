@@ -9,10 +9,8 @@ same pairs, with constants that were set once, not for each condition.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.stats import mean_interval
-from learning.environment import environment
-from learning.files import json_text, write_atomic
+from baselines.untrained import command
 from neurons.ops.fast_weights import Rule, chunked
 from neurons.ops.fast_weights_rls import rls_chunked
 
@@ -111,20 +108,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="One-pass recall of fast weights, without training.")
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path("results/recall.json"))
-    asked = parser.parse_args()
-    rows = measure(max(2, asked.seeds))
-    document = {
-        "schema": 1,
-        "kind": "recall",
-        "what": "share of keys recalled after one pass, no training, d = 64; mean and 95 % t interval over seeds",
-        "rows": rows,
-        "env": environment(),
-    }
-    write_atomic(asked.out, (json_text(document, indent=1) + "\n").encode())
-    print(table(rows))
+    command(
+        "One-pass recall of fast weights, without training.",
+        kind="recall",
+        what="share of keys recalled after one pass, no training, d = 64; mean and 95 % t interval over seeds",
+        out="recall.json",
+        measure=measure,
+        table=table,
+    )
 
 
 if __name__ == "__main__":
