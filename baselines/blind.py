@@ -47,11 +47,7 @@ class Blind(Model):
         self.beyond, self.name, self.width_option = beyond, inner.name, inner.width_option  # type: ignore[misc]
         setattr(self, inner.width_option, getattr(inner, inner.width_option))
         self._inner = [inner]  # in a list, so that its stages are registered once
-        cut = (
-            FoldedPairs(_Cut(first.stage, beyond, inner.input.pad))
-            if isinstance(first, FoldedPairs)
-            else _Cut(first, beyond, inner.input.pad)
-        )
+        cut = FoldedPairs(_Cut(first.stage, beyond)) if isinstance(first, FoldedPairs) else _Cut(first, beyond)
         # past the model, which would make the chain one for pairs again
         nn.Module.__setattr__(self, "stages", nn.ModuleList([cut, *middle, _Joined(last)]))
 
@@ -67,12 +63,12 @@ class Blind(Model):
 class _Cut(nn.Module):
     """A first stage whose input is cut into windows."""
 
-    def __init__(self, stage: nn.Module, size: int, pad: int) -> None:
+    def __init__(self, stage: nn.Module, size: int) -> None:
         super().__init__()
-        self.stage, self.size, self.pad = stage, size, pad
+        self.stage, self.size = stage, size
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = _filled(x, self.size, self.pad if x.dim() == 2 else 0)
+        x = _filled(x, self.size, 0)  # masked, so any symbol will do
         return self.stage(x.reshape(-1, self.size, *x.shape[2:]), context)
 
 
