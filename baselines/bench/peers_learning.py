@@ -30,7 +30,7 @@ BACKPROP = "backprop"
 PEERS: dict[str, Callable[..., dict[str, Call]]] = {"fabricpc": fabricpc_calls}
 WITHOUT = {  # known, and why they are not measured
     "pcx": "its release needs jax < 0.5, which cannot stand beside fabricpc's; there is no adapter",
-    "jpc": "it is on no package index; there is no adapter",
+    "jpc": "pip finds no release of it; there is no adapter",
 }
 
 

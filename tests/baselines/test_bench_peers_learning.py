@@ -53,7 +53,7 @@ def test_bars_are_found_and_the_table_is_written(rows):
     text = bench_text({"setting": setting, "env": env, "load": 0, "rows": {"peers": rows}, "bars": judged}, 100)
     assert "T = 20" in text
     assert "torch spc, generic path" in text
-    assert "jpc: it is on no package index" in text
+    assert "jpc: pip finds no release of it; there is no adapter" in text
 
 
 def test_contenders_start_from_the_same_weights_and_each_call_is_one_update():
