@@ -22,6 +22,7 @@ COMMANDS = (
     "compare",
     "continual",
     "fewshot",
+    "prospective",
     "lra",
     "bench",
     "report",
