@@ -36,10 +36,11 @@ def command(
 ) -> None:
     """Train predictive coding and backprop on two tasks in turns; draw their errors.
 
-    Prospective configuration, figure 4 of Song et al. 2024. Two tasks of half the classes share their outputs and are trained in turns: every seed draws the classes, the
-    images, their order and the first weights, the same for both rules. States settle for 64 steps at rate .1 before
-    each weight step. Each rule runs at every rate and is tested at its own best, chosen on held-out images. Compared
-    is the mean test error of both tasks over the whole training, paired over the seeds.
+    Prospective configuration, figure 4 of Song et al. 2024. Two tasks of half the classes share their outputs and are
+    trained in turns: every seed draws the classes, the images, their order and the first weights, the same for both
+    rules. States settle for 64 steps at rate .1 before each weight step. Each rule runs at every rate and is tested at
+    its own best, chosen on held-out images. Compared is the mean test error of both tasks over the whole training,
+    paired over the seeds.
 
     \b
     Examples:
