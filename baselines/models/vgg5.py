@@ -36,17 +36,18 @@ class Block(nn.Module):
 
 
 class FirstBlock(Block):
-    """A ``Block`` on the rows of pictures, levels from 0 to 1: (B, H, W * C) -> (B, D * H' * W').
+    """A ``Block`` on the rows of pictures, levels from 0 to 1, or tokens: (B, H, W * C) or (B, H) -> (B, D * H' * W').
 
-    Levels become ``4 x - 2``, about zero mean and unit variance. In training each picture is moved by up to ``shift``
-    pixels along both axes, zeros coming in from the border, and, with ``flip``, mirrored with probability 1/2. Rows
-    that are masked or missing are zeros.
+    Levels become ``4 x - 2``, about zero mean and unit variance; a token becomes a row of W C numbers. In training each
+    picture is moved by up to ``shift`` pixels along both axes, zeros coming in from the border, and, with ``flip``,
+    mirrored with probability 1/2. Rows that are masked or missing are zeros.
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], width: int, *, activation: str, shift: int = 0, flip: bool = False
+        self, shape: tuple[int, int, int], width: int, *, symbols: int, activation: str, shift: int, flip: bool
     ) -> None:
         super().__init__(shape, width, activation=activation)
+        self.embed = nn.Embedding(symbols, shape[0] * shape[2]) if symbols else None
         self.shift, self.flip = shift, flip
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -54,7 +55,8 @@ class FirstBlock(Block):
         missing = height - x.shape[1]
         if missing < 0:
             raise UsageError(f"batch of {x.shape[1]} steps, but the model holds {height}: raise input.length")
-        rows = F.pad(zero_masked(4 * x - 2, context.mask), (0, 0, 0, missing))
+        rows = 4 * x - 2 if self.embed is None else self.embed(x)
+        rows = F.pad(zero_masked(rows, context.mask), (0, 0, 0, missing))
         pictures = rows.unflatten(2, (width, channels)).permute(0, 3, 1, 2)
         if self.training and (self.shift or self.flip):
             pictures = moved(pictures, shift=self.shift, flip=self.flip)
@@ -83,8 +85,9 @@ class VGG5(Model):
 
     At ``width`` 128 it is the VGG-5 on which rules of predictive coding are compared (Pinchetti et al. 2024; after
     Simonyan & Zisserman 2015). A sample is a picture of T rows, W pixels of C ``channels`` side by side in each;
-    ``channels`` None makes it square where that is possible, C = size / T, else grey. Labels only. ``shift`` and
-    ``flip`` vary the pictures in training: random crops and mirror images.
+    ``channels`` None makes it square where that is possible, C = size / T, else grey. Tokens become rows of
+    ``embedding`` levels. Labels only. ``shift`` and ``flip`` vary the pictures in training: random crops and
+    mirror images.
     """
 
     def __init__(
@@ -96,38 +99,32 @@ class VGG5(Model):
         activation: Literal["gelu", "hard_tanh", "relu"] = "gelu",
         dropout: float = 0.0,
         channels: int | None = None,
+        embedding: int = 16,
         shift: int = 0,
         flip: bool = False,
     ) -> None:
         super().__init__(input, output)
         if output.kind != "label":
             raise UsageError(f"model 'vgg5' is not causal and cannot answer '{output.kind}'. Try: transformer")
-        if input.kind != "features":
-            raise UsageError("model 'vgg5' reads pictures, and this task gives tokens. Try: transformer")
         if activation not in ACTIVATIONS:
             have, near = ", ".join(ACTIVATIONS), nearest(str(activation), ACTIVATIONS)
             raise UsageError(f"activation is one of {have}, not {activation!r}.{near}")
-        if width < 1 or shift < 0:
-            raise UsageError(f"vgg5 needs width >= 1 and shift >= 0, not {width} and {shift}")
+        if min(width, embedding) < 1 or shift < 0:
+            raise UsageError(f"vgg5 needs width and embedding >= 1, shift >= 0, not {width}, {embedding} and {shift}")
         self.width, self.activation, self.dropout, self.channels = width, activation, dropout, channels
-        self.shift, self.flip = shift, flip
-        channels = _channels(input, channels)
-        shape = (channels, input.length, input.size // channels)
+        self.embedding, self.shift, self.flip = embedding, shift, flip
+        symbols, size = (input.size, embedding) if input.kind == "tokens" else (0, input.size)
+        square = not symbols and not size % input.length
+        colours = channels or (size // input.length if square else 1)
+        if channels is not None and (channels < 1 or size % channels):
+            raise UsageError(f"rows of {size} levels are no pixels of {channels} channels. Leave model.channels out")
+        shape = (colours, input.length, size // colours)
         blocks: list[Block] = []
-        for factor in WIDTHS:
-            size = width * factor
+        for maps in (width * factor for factor in WIDTHS):
             if blocks:
-                blocks.append(Block(shape, size, activation=activation))
+                blocks.append(Block(shape, maps, activation=activation))
             else:
-                blocks.append(FirstBlock(shape, size, activation=activation, shift=shift, flip=flip))
-            shape = (size, -(-shape[1] // 2), -(-shape[2] // 2))
+                blocks.append(FirstBlock(shape, maps, symbols=symbols, activation=activation, shift=shift, flip=flip))
+            shape = (maps, -(-shape[1] // 2), -(-shape[2] // 2))
         readout = VectorReadout(width=math.prod(shape), classes=output.size, dropout=dropout)
         self.stages = nn.ModuleList([*blocks, readout])
-
-
-def _channels(input: InputSpec, channels: int | None) -> int:
-    if channels is None:
-        return input.size // input.length if input.size >= input.length and not input.size % input.length else 1
-    if channels < 1 or input.size % channels:
-        raise UsageError(f"rows of {input.size} levels are no pixels of {channels} channels. Leave model.channels out")
-    return channels

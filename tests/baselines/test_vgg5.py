@@ -55,11 +55,16 @@ def test_what_a_row_is() -> None:
         assert model.stages[0].convolution.in_channels == found
     with pytest.raises(UsageError, match="no pixels of 5 channels"):
         VGG5(input=InputSpec("features", 28, 28), output=output, channels=5)
-    with pytest.raises(UsageError, match="gives tokens"):
-        VGG5(input=InputSpec("tokens", 28, 28), output=output)
+    tokens = VGG5(input=InputSpec("tokens", 28, 7), output=output, width=2, embedding=5)
+    given, table = torch.randint(0, 7, (3, 20)), tokens.stages[0].embed.weight
+    as_picture = F.pad(table[given], (0, 0, 0, 8))[:, None]
+    seen = tokens.stages[0](given, tokens.context(Batch(given, given[:, 0])))
+    first = tokens.stages[0].convolution
+    wanted = F.max_pool2d(F.gelu(F.conv2d(as_picture, first.weight, first.bias, padding=1)), 2, ceil_mode=True)
+    torch.testing.assert_close(seen, wanted.flatten(1))
     with pytest.raises(UsageError, match="Did you mean 'relu'"):
         small(activation="rlu")
-    with pytest.raises(UsageError, match="width >= 1"):
+    with pytest.raises(UsageError, match="width and embedding >= 1"):
         VGG5(**SQUARE, width=0)
     with pytest.raises(UsageError, match="batch of 9 steps"):
         small()(Batch(torch.rand(2, 9, 24), torch.zeros(2, dtype=torch.int64)))
