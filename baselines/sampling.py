@@ -7,16 +7,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from baselines.setup import Setup
 from neurons.errors import UsageError
 from neurons.model import Model
 from neurons.specs import Batch
 from tasks.codec import Codec
+from tasks.language import TextData
 from tasks.metrics import perplexity
+
+
+def text_data(made: Setup, run: Path) -> TextData:
+    """The text that the run in folder ``run`` learned; UsageError where it learned none."""
+    if not isinstance(made.data, TextData):
+        raise UsageError(f"'{run}' learned '{made.task.name}', which is no text. Try: neurons train stdlib-nano")
+    return made.data
 
 
 @dataclass(frozen=True)
@@ -126,10 +136,11 @@ def sample(
     choice: Choice,
     seed: int,
     number: int = 0,
-    stop: str | None = None,
+    stops: Sequence[str] = (),
     out: Callable[[str], None] = lambda text: None,
 ) -> Sampled:
-    """Sample ``number`` behind the symbols ``start``: ``length`` symbols, or fewer where the text ``stop`` would come.
+    """Sample ``number`` behind the symbols ``start``: ``length`` symbols, or fewer where one of the texts
+    ``stops`` would come.
 
     ``out`` is given the text as it comes. The same seed and number give the same text.
     """
@@ -151,23 +162,24 @@ def sample(
     was_training = model.training
     model.eval()
     try:
-        text, stopped = _until(codec.stream(symbols()), stop, out)
+        text, stopped = _until(codec.stream(symbols()), stops, out)
     finally:
         model.train(was_training)
     seconds = time.perf_counter() - began
     return Sampled(text, drawn, costs, "stop" if stopped else "length", reader.streams, seconds)
 
 
-def _until(pieces: Iterator[str], stop: str | None, out: Callable[[str], None]) -> tuple[str, bool]:
-    """The text of ``pieces`` up to ``stop``, and whether it came; what may be its beginning ``out`` does not hear."""
+def _until(pieces: Iterator[str], stops: Sequence[str], out: Callable[[str], None]) -> tuple[str, bool]:
+    """The text of ``pieces`` up to the first of ``stops`` that is whole, and whether one came; what may be the
+    beginning of one ``out`` does not hear."""
     text, told = "", 0
     for piece in pieces:
         text += piece
-        found = text.find(stop, told) if stop else -1
+        found = min((place for stop in stops if (place := text.find(stop, told)) >= 0), default=-1)
         if found >= 0:
             out(text[told:found])
             return text[:found], True
-        kept = len(text) - _begun(text[told:], stop or "")
+        kept = len(text) - max((_begun(text[told:], stop) for stop in stops), default=0)
         out(text[told:kept])
         told = kept
     out(text[told:])

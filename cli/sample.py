@@ -55,26 +55,24 @@ def command(
     if stop == "":
         raise UsageError("--stop needs a text; leave it out to stop at --length alone")
     from baselines.experiment import load_run
-    from baselines.sampling import Choice, sample, summary
-    from tasks.language import TextData
+    from baselines.sampling import Choice, sample, summary, text_data
 
     choice = Choice(temperature, top_k, top_p)
 
     made = load_run(path)
-    if not isinstance(made.data, TextData):
-        raise UsageError(f"'{path}' learned '{made.task.name}', which is no text. Try: neurons train stdlib-nano")
-    codec = made.data.codec
+    codec = text_data(made, path).codec
     ids = [int(i) for i in codec.prompt(text)]
 
     def told(piece: str) -> None:
         if not as_json:
             click.echo(piece, nl=False)
 
+    stops = () if stop is None else (stop,)
     samples = []
     for one in range(number):
         told(("\n\n---\n" if one else "") + text)
         samples.append(
-            sample(made.model, codec, ids, length=length, choice=choice, seed=seed, number=one, stop=stop, out=told)
+            sample(made.model, codec, ids, length=length, choice=choice, seed=seed, number=one, stops=stops, out=told)
         )
     told("\n")
     found = summary(samples)

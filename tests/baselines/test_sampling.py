@@ -169,9 +169,12 @@ def test_text_comes_as_it_is_drawn_and_ends_before_the_stop():
     free = sample(model, CODEC, ids, length=60, choice=Choice(1.5), seed=1).text
     for stop in (free[20:23], free[0], free[-4:], free[5:7] + "never"):
         heard: list[str] = []
-        found = sample(model, CODEC, ids, length=60, choice=Choice(1.5), seed=1, stop=stop, out=heard.append)
+        found = sample(model, CODEC, ids, length=60, choice=Choice(1.5), seed=1, stops=[stop], out=heard.append)
         assert found.text == "".join(heard) == free.partition(stop)[0]
         assert found.ended == ("stop" if stop in free else "length")
+    for stops in (free[30:33], free[20:23]), (free[20:23], free[30:33], "never"):
+        found = sample(model, CODEC, ids, length=60, choice=Choice(1.5), seed=1, stops=stops)
+        assert found.text == min((free.partition(stop)[0] for stop in stops), key=len)
     heard = []
     sample(model, CODEC, ids, length=10, choice=Choice(1.5), seed=1, out=heard.append)
     assert sum(map(bool, heard)) == 10

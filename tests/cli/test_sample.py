@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -132,3 +133,44 @@ def test_a_text_is_evaluated_in_chunks_and_in_windows(neurons, trained):
     assert {"nats_per_token", "token_ppl", "word_ppl"} <= set(windows["metrics"])
     assert neurons("eval", str(trained), "--stride", "4").exit_code == 2  # the default split is held out
     assert "1 to the context of 16" in neurons("eval", str(trained), "--split", "test", "--stride", "99").stderr
+
+
+def test_harness_tasks_need_lm_eval_and_say_so(neurons, trained, monkeypatch):
+    spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *more: None if name == "lm_eval" else spec(name, *more)
+    )
+    for options, said in (
+        (("--harness", "piqa"), "lm-evaluation-harness is not installed. Try: pip install 'neurons[lm]'"),
+        (("--harness", ","), "--harness needs the name of a task"),
+        (("--harness", "piqa", "--split", "test"), "--harness brings tasks of its own"),
+        (("--limit", "3"), "--limit is about the harness's tasks"),
+    ):
+        found = neurons("eval", str(trained), *options)
+        assert found.exit_code == 2
+        assert said in found.stderr
+        assert len(found.stderr.splitlines()) == 1
+
+
+def test_a_harness_task_of_ones_own_on_a_run(neurons, trained, monkeypatch, tmp_path):
+    pytest.importorskip("lm_eval")
+    import datasets.config
+
+    from baselines import harness
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    index = harness.TaskManager(include_defaults=False)
+    monkeypatch.setattr(harness, "TaskManager", lambda: index)
+    Path("rows.jsonl").write_text('{"read": "import", "told": " sys"}\n' * 3, encoding="utf-8")
+    Path("own.yaml").write_text(
+        f"task: own\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {Path('rows.jsonl').absolute()}}}}}\n"
+        "output_type: loglikelihood\ntest_split: test\ndoc_to_text: '{{read}}'\ndoc_to_target: '{{told}}'\n"
+        "metric_list: [{metric: perplexity, aggregation: perplexity, higher_is_better: false}]\n",
+        encoding="utf-8",
+    )
+    document = one_document(neurons("eval", str(trained), "--harness", "own.yaml", "--limit", "2", "--json"))
+    assert document["kind"] == "harness"
+    assert document["unit"] == "character"
+    assert document["tasks"]["own"]["samples"] == 2
+    told = neurons("eval", str(trained), "--harness", "own.yaml")
+    assert [line.split()[:2] for line in told.stdout.splitlines()][1:] == [["own", "perplexity"]]
