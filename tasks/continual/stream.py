@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ ACTIVE: dict[str, str] = {"task": "current", "domain": "all", "class": "all so f
 SAMPLED = 64  # rows of each split that enter the hash beside the hash of the data they are made from
 
 Change = Callable[[np.ndarray], np.ndarray]
+Bases = Mapping[str, Mapping[str, Any]]  # a task's name -> the options it is built with
 
 
 @dataclass(frozen=True)
@@ -133,14 +134,14 @@ class StreamData:
 
 
 class Stream:
-    """Base of every stream: options are the protocol, ``parts`` cuts tasks from the data of task ``base``.
+    """Base of every stream: options are the protocol, ``parts`` cuts tasks from the data of the tasks ``bases``.
 
-    ``standardise`` takes the one mean of all levels of the base's train split from every input, and divides by their
-    one deviation: constants of the data set, the same for all tasks. What an MLP learns and forgets hangs on it.
+    ``standardise`` takes the one mean of all levels of the first base's train split from every input, and divides by
+    their one deviation: constants of the data set, the same for all tasks. What an MLP learns and forgets hangs on it.
     """
 
     name: ClassVar[str]
-    base: ClassVar[str]
+    bases: ClassVar[Bases]
 
     def __init__(self, *, tasks: int, scenario: Scenario, standardise: bool) -> None:
         self.tasks, self.scenario, self.standardise = tasks, scenario, standardise
@@ -149,22 +150,24 @@ class Stream:
         if tasks < 2:
             raise UsageError(f"a stream has at least 2 tasks, not {tasks}: nothing can be forgotten. Try: tasks=5")
 
-    def parts(self, data: TaskData) -> list[Part]:
-        raise NotImplementedError("abstract: a stream defines parts(data)")
+    def parts(self, *data: TaskData) -> list[Part]:
+        """The tasks, from the data of each of ``bases`` in order."""
+        raise NotImplementedError("abstract: a stream defines parts(*data)")
 
     def describe(self) -> str:
         """What ``parts`` does, for the protocol."""
         raise NotImplementedError("abstract: a stream defines describe()")
 
     def load(self, data_dir: str | None = None) -> StreamData:
-        """The stream's tasks; DataError as the base task's, UsageError if a task cannot be learned from."""
-        data = TASKS.build(self.base).load(data_dir)
-        parts, levels = self.parts(data), ""
+        """The stream's tasks; DataError as the base tasks', UsageError if a task cannot be learned from."""
+        data = [TASKS.build(name, **options).load(data_dir) for name, options in self.bases.items()]
+        parts, levels = self.parts(*data), ""
         if self.standardise:
-            standard = _Standard.of(np.asarray(data.train.inputs))
+            standard = _Standard.of(np.asarray(data[0].train.inputs))
             parts = [replace(part, change=_Then(part.change, standard)) for part in parts]
             levels = f"; levels less {standard.mean:.4f}, over {standard.deviation:.4f}"
-        told = f"{self.describe()}{levels}; {self.scenario}-incremental; data: {data.protocol}"
+        read = "; ".join(one.protocol for one in data)
+        told = f"{self.describe()}{levels}; {self.scenario}-incremental; data: {read}"
         return assembled(parts, scenario=self.scenario, protocol=f"{self.name}: {told}")
 
 
@@ -207,6 +210,9 @@ def assembled(parts: Sequence[Part], *, scenario: Scenario, protocol: str) -> St
     for own in outputs:
         heads[np.ix_(own, own)] = True
     input, output = parts[0].data.input, OutputSpec("label", units)
+    for number, part in enumerate(parts):
+        if part.data.input != input:
+            raise UsageError(f"task {number + 1} of the stream ({part.title}) reads other inputs than the first")
     tasks = []
     for index, part in enumerate(parts):
         active = {

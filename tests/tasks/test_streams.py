@@ -25,8 +25,11 @@ DIGITS = TASKS.build("digits").load()
 @pytest.fixture
 def load(hub_folder: Callable[[Source], str]) -> Callable[..., StreamData]:
     def loaded(name: str, **options: Any) -> StreamData:
-        source = TASKS.get(STREAMS.get(name).base).data
-        return STREAMS.build(name, **options).load(hub_folder(source) if source is not None else None)
+        root = None
+        for base in STREAMS.get(name).bases:
+            source = TASKS.get(base).data
+            root = root if source is None else hub_folder(source)
+        return STREAMS.build(name, **options).load(root)
 
     return loaded
 
@@ -39,7 +42,7 @@ def base(stream: StreamData) -> TaskData:
 @pytest.mark.parametrize("name", NAMES)
 def test_tasks_hold_what_the_specs_and_the_scenario_say(name: str, scenario: str, load: Any) -> None:
     stream = load(name, scenario=scenario)
-    assert len(stream) == STREAMS.entry(name).defaults()["tasks"]
+    assert len(stream) == STREAMS.entry(name).defaults().get("tasks", len(STREAMS.get(name).bases))
     assert stream.scenario in stream.protocol
     used: list[int] = []
     for number, task in enumerate(stream.tasks):
@@ -209,6 +212,12 @@ def test_an_empty_task_is_refused(split: str) -> None:
         assembled([Part("a", short, (0, 1)), Part("b", short, (6, 7))], scenario="class", protocol="")
     with pytest.raises(UsageError, match=rf"has no row of class 6 in split '{split}'"):
         assembled([Part("a", short, (0, 1)), Part("b", short, (5, 6))], scenario="class", protocol="")
+
+
+def test_tasks_of_one_stream_read_the_same_inputs() -> None:
+    other = dataclasses.replace(DIGITS, input=InputSpec("features", length=64, size=1))
+    with pytest.raises(UsageError, match="task 2 of the stream .* reads other inputs than the first"):
+        assembled([Part("a", DIGITS, (0, 1)), Part("b", other, (2, 3))], scenario="class", protocol="")
 
 
 def test_token_tasks_make_streams_too() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from neurons.errors import UsageError
 from tasks import STREAMS
 from tasks.continual.metrics import Scenario
-from tasks.continual.stream import Part, Stream
+from tasks.continual.stream import Bases, Part, Stream
 from tasks.task import TaskData
 
 
@@ -22,10 +22,10 @@ class Permuted(Stream):
         if seed < 0:
             raise UsageError(f"a seed is at least 0, not {seed}")
 
-    def parts(self, data: TaskData) -> list[Part]:
-        classes = tuple(range(data.output.size))
+    def parts(self, *data: TaskData) -> list[Part]:
+        classes = tuple(range(data[0].output.size))
         return [
-            Part(f"permutation {number}", data, classes, _Shuffled(self.seed, number) if number else None)
+            Part(f"permutation {number}", data[0], classes, _Shuffled(self.seed, number) if number else None)
             for number in range(self.tasks)
         ]
 
@@ -49,7 +49,7 @@ class _Shuffled:
 class PermutedDigits(Permuted):
     """Permutations of scikit-learn's 8 x 8 digits: no download, and it separates every method."""
 
-    base: ClassVar[str] = "digits"
+    bases: ClassVar[Bases] = {"digits": {}}
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class PermutedDigits(Permuted):
 class PermutedMNIST(Permuted):
     """Permutations of MNIST, the field's standard for domain-incremental learning."""
 
-    base: ClassVar[str] = "mnist"
+    bases: ClassVar[Bases] = {"mnist": {}}
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class PermutedMNIST(Permuted):
 class PermutedFashionMNIST(Permuted):
     """Permutations of Fashion-MNIST."""
 
-    base: ClassVar[str] = "fashion-mnist"
+    bases: ClassVar[Bases] = {"fashion-mnist": {}}
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class PermutedFashionMNIST(Permuted):
 class PermutedCIFAR10(Permuted):
     """Permutations of CIFAR-10's 3,072 levels."""
 
-    base: ClassVar[str] = "cifar10"
+    bases: ClassVar[Bases] = {"cifar10": {}}
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from neurons.errors import UsageError
 from tasks import STREAMS
 from tasks.continual.metrics import Scenario
-from tasks.continual.stream import Part, Stream
+from tasks.continual.stream import Bases, Part, Stream
 from tasks.task import TaskData
 
 
@@ -25,10 +25,10 @@ class Rotated(Stream):
         if not 0 < degrees <= 360:
             raise UsageError(f"degrees is the range of the rotations, above 0 and up to 360, not {degrees:g}")
 
-    def parts(self, data: TaskData) -> list[Part]:
-        classes = tuple(range(data.output.size))
+    def parts(self, *data: TaskData) -> list[Part]:
+        classes = tuple(range(data[0].output.size))
         angles = [number * self.degrees / self.tasks for number in range(self.tasks)]
-        return [Part(f"{angle:g} degrees", data, classes, _Turned(angle) if angle else None) for angle in angles]
+        return [Part(f"{angle:g} degrees", data[0], classes, _Turned(angle) if angle else None) for angle in angles]
 
     def describe(self) -> str:
         return f"{self.tasks} rotations, {self.degrees / self.tasks:g} degrees apart"
@@ -60,7 +60,7 @@ def turning(side: int, degrees: float) -> csr_matrix:
 class RotatedDigits(Rotated):
     """Rotations of scikit-learn's 8 x 8 digits."""
 
-    base: ClassVar[str] = "digits"
+    bases: ClassVar[Bases] = {"digits": {}}
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class RotatedDigits(Rotated):
 class RotatedMNIST(Rotated):
     """Rotations of MNIST."""
 
-    base: ClassVar[str] = "mnist"
+    bases: ClassVar[Bases] = {"mnist": {}}
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class RotatedMNIST(Rotated):
 class RotatedFashionMNIST(Rotated):
     """Rotations of Fashion-MNIST."""
 
-    base: ClassVar[str] = "fashion-mnist"
+    bases: ClassVar[Bases] = {"fashion-mnist": {}}
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class RotatedFashionMNIST(Rotated):
 class RotatedCIFAR10(Rotated):
     """Rotations of CIFAR-10's colour photographs."""
 
-    base: ClassVar[str] = "cifar10"
+    bases: ClassVar[Bases] = {"cifar10": {}}
 
     def __init__(
         self,

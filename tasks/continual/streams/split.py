@@ -9,7 +9,7 @@ import numpy as np
 from neurons.errors import UsageError
 from tasks import STREAMS
 from tasks.continual.metrics import Scenario
-from tasks.continual.stream import Part, Stream
+from tasks.continual.stream import Bases, Part, Stream
 from tasks.task import TaskData
 
 
@@ -27,8 +27,8 @@ class ClassSplit(Stream):
         )
         self.tasks, self.groups = tasks, groups
 
-    def parts(self, data: TaskData) -> list[Part]:
-        classes = self._classes(data.output.size)
+    def parts(self, *data: TaskData) -> list[Part]:
+        classes = self._classes(data[0].output.size)
         taken: dict[int, int] = {}
         for number, group in enumerate(classes):
             for label in group:
@@ -37,7 +37,7 @@ class ClassSplit(Stream):
                         f"class {label} is in tasks {taken[label] + 1} and {number + 1}: the labels of tasks must not"
                         " overlap. Give each class to one task"
                     )
-        return [Part("classes " + ", ".join(map(str, group)), data, group) for group in classes]
+        return [Part("classes " + ", ".join(map(str, group)), data[0], group) for group in classes]
 
     def _classes(self, count: int) -> list[tuple[int, ...]]:
         if self.groups is None:
@@ -60,7 +60,7 @@ class ClassSplit(Stream):
 class SplitDigits(ClassSplit):
     """scikit-learn's digits, two classes at a time."""
 
-    base: ClassVar[str] = "digits"
+    bases: ClassVar[Bases] = {"digits": {}}
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class SplitDigits(ClassSplit):
 class SplitMNIST(ClassSplit):
     """MNIST, two classes at a time, the field's standard for class-incremental learning."""
 
-    base: ClassVar[str] = "mnist"
+    bases: ClassVar[Bases] = {"mnist": {}}
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class SplitMNIST(ClassSplit):
 class SplitFashionMNIST(ClassSplit):
     """Fashion-MNIST, two classes at a time."""
 
-    base: ClassVar[str] = "fashion-mnist"
+    bases: ClassVar[Bases] = {"fashion-mnist": {}}
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class SplitFashionMNIST(ClassSplit):
 class SplitCIFAR10(ClassSplit):
     """CIFAR-10, two classes at a time."""
 
-    base: ClassVar[str] = "cifar10"
+    bases: ClassVar[Bases] = {"cifar10": {}}
 
     def __init__(
         self,
