@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from baselines import LEARNERS
 from neurons.errors import UsageError
+from neurons.specs import Batch
 
 
 def taught(stream: Any, **options: Any) -> Any:
@@ -25,11 +26,24 @@ def test_a_sample_is_answered_in_the_context_of_the_nearest_mean() -> None:
     stream = tiny_stream()
     learner = taught(stream)
     means = torch.stack([whole(task).x.flatten(1).mean(0) for task in stream.tasks])
-    batch = whole(stream.tasks[1], "test")
-    for x, scores in zip(batch.x.flatten(1), learner.predict(batch, None), strict=True):
-        context = F.normalize(means[(means - x).square().sum(1).argmin()], dim=0)
+    several = [whole(task, "test") for task in stream.tasks]
+    batch = Batch(torch.cat([one.x for one in several]), torch.cat([one.y for one in several]))
+    nearest = (means[:, None] - batch.x.flatten(1)).square().sum(2).argmin(0)
+    assert len(nearest.unique()) == 3
+    for x, place, scores in zip(batch.x.flatten(1), nearest, learner.predict(batch, None), strict=True):
+        context = F.normalize(means[place], dim=0)
         first, second, head = learner.layers
         torch.testing.assert_close(scores, head(second(first(x[None], context), context))[0])
+
+
+def test_the_fused_optimiser_is_adam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused optimisers have been seen to read a gradient in the wrong order."""
+    fused = taught(tiny_stream()).layers.state_dict()
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, fused: adam(parameters, lr=lr))
+    plain = taught(tiny_stream()).layers.state_dict()
+    for name, value in fused.items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-6)
 
 
 def test_half_of_the_units_win_and_one_mean_a_task_is_kept() -> None:
