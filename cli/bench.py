@@ -62,6 +62,7 @@ def command(
       memory        bytes kept for the backward pass, and the peak of a training call
       scaling       exponents of time and memory over the length, with 95 % intervals
       model         latency of the whole neuronsv2 and of a transformer of as many parameters
+      decode        whole language models token by token: tokens per second and bytes of context
       resonance     resonance_net and a transformer of equal width, 768 x 6, with achieved FLOP and bytes
       dendrites     sparse branches against a masked dense layer, forward and backward
       fast-weights  the chunked form against the recurrence

@@ -62,6 +62,18 @@ def _model(rows: list[Row], width: int | None) -> Iterator[str]:
         yield _across(f"whole models, one sample, {title} output; x = times as fast", named, _time, width)
 
 
+def _decode(rows: list[Row], width: int | None) -> Iterator[str]:
+    count = {row["name"]: f"{row['name']} ({shown.count(row['parameters'])})" for row in rows}
+    named = [row | {"name": count[row["name"]]} for row in rows]
+    yield _across("tokens per second behind n tokens; x = times as fast as gpt", named, _rate, width)
+    yield _across("bytes that remember n tokens", named, lambda row: shown.size(row["state_bytes"]), width)
+    yield _across("bytes of one more", named, lambda row: shown.number(row["bytes_per_token"]), width)
+
+
+def _rate(row: Row) -> str:
+    return shown.number(row["tokens_per_second"]) + ("" if row["ratio"] == 1 else f" {shown.number(row['ratio'])}x")
+
+
 def _resonance(rows: list[Row], width: int | None) -> Iterator[str]:
     networks = [row for row in rows if row["what"] == "networks"]
     for title, group in _groups([row | {"samples": str(row["batch"])} for row in networks], ("output", "samples")):
@@ -125,6 +137,7 @@ _SUITES: dict[str, Callable[[list[Row], int | None], Iterator[str]]] = {
     "memory": _memory,
     "scaling": _scaling,
     "model": _model,
+    "decode": _decode,
     "resonance": _resonance,
     "dendrites": _contest,
     "fast-weights": _contest,

@@ -15,7 +15,7 @@ from baselines.bench.setting import Setting
 class Bar:
     """``key`` of the row of ``suite`` that ``where`` finds is at least ``least``, at most ``most``.
 
-    With ``over``, a second row, it is the quotient of the two.
+    With ``over``, a second row, it is the quotient of the two; ``over_key``: of the second one's, where not the same.
     """
 
     suite: str
@@ -25,13 +25,14 @@ class Bar:
     least: float = -math.inf
     most: float = math.inf
     over: Mapping[str, Any] | None = None
+    over_key: str | None = None
 
     def measured(self, rows: list[dict[str, Any]]) -> float | None:
         """The number, or None where it was not measured."""
         value = _value(rows, self.where, self.key)
         if self.over is None or value is None:
             return value
-        other = _value(rows, self.over, self.key)
+        other = _value(rows, self.over, self.over_key or self.key)
         return None if not other else value / other
 
 
@@ -46,6 +47,7 @@ _CAUSAL = {**_OP, "form": "causal"}
 _DECODE = {"group": "mixer", "name": "gamma", "form": "causal", "phase": "decode"}
 _LABEL = {"name": "neuronsv2", "output": "label"}
 _RESONANCE = {"what": "networks", "name": "resonance_net", "output": "label", "batch": 1}
+_LATENT = {"name": "neuromanifold_gpt, latent attention"}
 _DENDRITES = {"name": "sparse", "phase": "train"}
 
 BARS = (
@@ -96,6 +98,25 @@ BARS = (
     Bar(
         "model", "neuronsv2 at 512 tokens, one label: at most 1.1 times as slow",
         {**_LABEL, "length": 512}, "ratio", least=1 / 1.1,
+    ),
+    *(
+        Bar(
+            "decode", f"{name}: the state is as large behind 8,192 tokens as behind 128",
+            {"name": name, "length": 8192}, "state_bytes", least=1, most=1, over={"name": name, "length": 128},
+        )
+        for name in ("neuronsv2", "resonance_net")
+    ),
+    *(
+        Bar(
+            "decode", f"{name}: a token behind 8,192 others takes at most 1.25 times as long as one behind 128",
+            {"name": name, "length": 8192}, "seconds", most=1.25, over={"name": name, "length": 128},
+        )
+        for name in ("neuronsv2", "resonance_net")
+    ),
+    Bar(
+        "decode", "latent attention: a token leaves as many bytes as are declared",
+        {**_LATENT, "length": 8192}, "bytes_per_token", least=1, most=1,
+        over={**_LATENT, "length": 8192}, over_key="declared_bytes_per_token",
     ),
     Bar(
         "resonance", "resonance_net, 768 x 6, one sample of 1,024 tokens: faster than a transformer of equal width",

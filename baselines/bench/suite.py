@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from baselines.bench import memory, network, parts, peers, resonance, scaling, speed
+from baselines.bench import language, memory, network, parts, peers, resonance, scaling, speed
 from baselines.bench.bars import judge
 from baselines.bench.job import Job, Progress, Row, run_jobs
 from baselines.bench.setting import Setting
@@ -19,6 +19,7 @@ MEASURED: dict[str, Callable[[Setting], list[Job]]] = {
     "speed": speed.jobs,
     "memory": memory.jobs,
     "model": network.jobs,
+    "decode": language.jobs,
     "resonance": resonance.jobs,
     "dendrites": parts.dendrites,
     "fast-weights": parts.fast_slow,

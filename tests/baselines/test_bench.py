@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.bench import bars, contenders, memory, network, parts, peers, resonance, scaling, speed, suite
+from baselines.bench import bars, contenders, language, memory, network, parts, peers, resonance, scaling, speed, suite
 from baselines.bench.job import run_jobs
 from baselines.bench.setting import SUITES, Setting
 from baselines.models.linear_attention import LinearAttention
 from neurons.dendrites.layer import DendriticLayer
 from neurons.errors import UsageError
-from neurons.specs import OutputSpec
+from neurons.specs import Batch, OutputSpec
 
 CPU = torch.device("cpu")
 SMALL = Setting(lengths=(8, 16), minutes=0.02, repeats=2)
+SHORT = {"width": 32, "layers": 2, "dropout": 0.0}
 
 
 def silent(done: int, total: int, label: str, left: float) -> None:
@@ -114,6 +115,41 @@ def test_models_are_matched_in_their_parameters(kind: Any) -> None:
     assert theirs == pytest.approx(ours, rel=0.06)
     assert counts["neuronsv2"]["attention"] == 0
     assert models["neuronsv2"].width == network.WIDTH
+
+
+def test_language_models_remember_the_context_in_the_bytes_they_declare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language, "LENGTHS", (8, 40))
+    monkeypatch.setattr(language, "TOKENS", 4)
+    monkeypatch.setattr(language, "SIZE", SHORT)
+    rows = run_jobs(language.jobs(SMALL), SMALL.minutes, silent)
+    kept = {(row["name"], row["length"]): row for row in rows}
+    assert len(kept) == 2 * 4
+    for name in ("neuronsv2", "resonance_net"):
+        assert kept[name, 8]["state_bytes"] == kept[name, 40]["state_bytes"] > 0
+        assert kept[name, 40]["bytes_per_token"] == 0
+    # of two layers a key and a value of width 32, and how many tokens there were
+    assert kept["gpt", 8]["state_bytes"] == 2 * 8 * 2 * 4 * 32 + 8
+    assert kept["gpt", 40]["bytes_per_token"] == 2 * 2 * 4 * 32
+    width = language.built(8)[language.LATENT].width
+    for length in (8, 40):
+        row = kept[language.LATENT, length]
+        assert row["bytes_per_token"] == row["declared_bytes_per_token"] == 2 * 4 * (width // 2)
+    sizes = [row["parameters"] for row in rows if row["length"] == 8]
+    assert max(sizes) == pytest.approx(min(sizes), rel=0.15)  # a narrow model's widths are far apart
+    assert all(row["tokens_per_second"] == pytest.approx(1 / row["seconds"]) for row in rows)
+
+
+@pytest.mark.parametrize("name", ["gpt", language.LATENT, "neuronsv2", "resonance_net"])
+def test_a_decoded_token_is_that_of_the_whole_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language, "SIZE", SHORT)
+    model = language.built(12)[name]
+    x = torch.randint(1, language.SYMBOLS, (1, 12), generator=torch.Generator().manual_seed(0))
+    state = language._decode(model, x[:, 5:11], language.step(model, x[:, :5], {}))
+    context = model.context(Batch(x, x))
+    context.state = state
+    with torch.no_grad():
+        last, whole = model(Batch(x[:, 11:], x[:, 11:]), context)[0, -1], model(Batch(x, x))[0, -1]
+    torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_the_masked_dense_layer_is_the_sparse_one() -> None:
@@ -210,10 +246,15 @@ def test_a_bar_may_be_a_quotient() -> None:
     assert one.measured(rows) == 1.5
     assert one.measured(rows[:1]) is None
     assert one.measured([rows[0], {"n": 2, "seconds": None}]) is None
+    other = bars.Bar("decode", "", {"n": 1}, "bytes", over={"n": 1}, over_key="declared")
+    assert other.measured([{"n": 1, "bytes": 6, "declared": 4}]) == 1.5
 
 
 def test_a_small_run_makes_a_whole_document_and_every_bar_finds_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "LENGTHS", (8,))
+    monkeypatch.setattr(language, "LENGTHS", (4, 8))
+    monkeypatch.setattr(language, "TOKENS", 2)
+    monkeypatch.setattr(language, "SIZE", SHORT)
     monkeypatch.setattr(resonance, "BATCHES", {1: (8, 12, 16, 24, 32), 8: (8,)})
     monkeypatch.setattr(resonance, "SIZE", {"width": 32, "layers": 1})
     monkeypatch.setattr(resonance, "HEAD", 8)

@@ -118,6 +118,27 @@ def test_every_other_suite_has_its_text():
         "memory": [row("coherence", 512, None, None, saved_bytes=2048, peak_bytes=3 * 2**20)],
         "scaling": [fit | {"exponent": 1.049, "low": 1.01, "high": 1.2, "skipped": None}],
         "model": [timed | {"name": "neuronsv2", "output": "label", "length": 64, "parameters": 208_000}],
+        "decode": [
+            timed
+            | {
+                "name": "gpt",
+                "length": 128,
+                "parameters": 793_000,
+                "state_bytes": 5 * 2**20,
+                "ratio": 1,
+                "bytes_per_token": 4096.0,
+                "tokens_per_second": 512.5,
+            },
+            timed
+            | {
+                "name": "latent",
+                "length": 128,
+                "parameters": 817_000,
+                "state_bytes": 2**20,
+                "bytes_per_token": 992.0,
+                "tokens_per_second": 256.5,
+            },
+        ],
         "resonance": [
             {"what": "ceilings", "name": "copy", "macs": 0.0, **rate, "skipped": None},
             timed | {"what": "networks", "name": "resonance_net", **at, "length": 512, "macs": 2.745e9, **rate},
@@ -142,6 +163,11 @@ def test_every_other_suite_has_its_text():
         *told,
     ):
         assert words in text
+    assert [line.split() for line in text.splitlines() if line.startswith(("gpt (793", "latent"))] == [
+        ["gpt", "(793", "k)", "512"], ["latent", "(817", "k)", "256", "5.99x"],
+        ["gpt", "(793", "k)", "5", "MiB"], ["latent", "(817", "k)", "1", "MiB"],
+        ["gpt", "(793", "k)", "4096"], ["latent", "(817", "k)", "992"],
+    ]  # fmt: skip
     assert [line.split() for line in text.splitlines() if line.startswith(("sparse", "chunked"))] == [
         ["sparse", "train", "2", "ms", "5.99x"], ["chunked", "delta,", "train", "2", "ms", "5.99x"],
     ]  # fmt: skip
