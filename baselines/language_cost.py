@@ -4,6 +4,8 @@
     python -m baselines.language_cost parts     [--names nano]                    every component taken away in turn
     python -m baselines.language_cost positions [--lengths 256,512] [--steps 20]
 
+Several of the three go into one file. ``load`` is how many processes wanted a processor when it began.
+
 A step is forward, backward and AdamW on random symbols. The contenders take one step each in turn, round after round,
 so that a busy moment slows all alike, and a ratio is the median over the rounds of two steps side by side; with one
 thread the processor's own time counts. An identical twin of the reference runs along: what its ratio lacks to 1 is the
@@ -14,6 +16,7 @@ readout (logits above all) are told apart, for they grow with the vocabulary and
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,23 +148,23 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m baselines.language_cost", description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("presets", "parts", "positions"))
+    parser.add_argument("what", choices=("presets", "parts", "positions"), nargs="+")
     parser.add_argument("--names", default="nano,shakespeare_char", help="presets, with commas between")
     parser.add_argument("--lengths", default="256,512", help="of the sequences, for positions")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args(arguments)
     found: dict[str, list[Row]] = {}
-    if chosen.what == "positions":
-        for length in map(int, chosen.lengths.split(",")):
-            found[f"{length} tokens"] = position_costs(length, steps=chosen.steps)
-    else:
-        for name in chosen.names.split(","):
-            found[name] = preset_costs(name, steps=chosen.steps, without=chosen.what == "parts")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    for name in chosen.names.split(",") if set(chosen.what) - {"positions"} else ():
+        found[name] = preset_costs(name, steps=chosen.steps, without="parts" in chosen.what)
+    for length in map(int, chosen.lengths.split(",")) if "positions" in chosen.what else ():
+        found[f"{length} tokens"] = position_costs(length, steps=chosen.steps)
     for title, rows in found.items():
         print(f"{title}\n{table(rows)}\n")
     if chosen.out is not None:
-        write_atomic(chosen.out, json_text({"schema": 1, "costs": found, "env": environment()}).encode())
+        document = {"schema": 1, "kind": "language-cost", "costs": found, "load": load, "env": environment()}
+        write_atomic(chosen.out, (json_text(document, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -23,10 +23,14 @@ def test_ours_stands_beside_a_gpt_of_as_many_parameters_and_its_twin() -> None:
 def test_parts_are_taken_away_in_turn(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
     language_cost.LENGTHS["nano"], kept = 8, language_cost.LENGTHS["nano"]
     try:
-        language_cost.main(["parts", "--names", "nano", "--steps", "1", "--out", str(tmp_path / "cost.json")])
+        asked = ["parts", "positions", "--names", "nano", "--lengths", "4", "--steps", "1"]
+        language_cost.main([*asked, "--out", str(tmp_path / "cost.json")])
     finally:
         language_cost.LENGTHS["nano"] = kept
-    found = json.loads((tmp_path / "cost.json").read_text())["costs"]["nano"]
+    document = json.loads((tmp_path / "cost.json").read_text())
+    assert list(document["costs"]) == ["nano", "4 tokens"]
+    assert {"torch", "cpu", "threads"} <= set(document["env"])
+    found = document["costs"]["nano"]
     assert f"{OURS} - semantic folding" in {row["model"] for row in found}
     assert f"{OURS} - engrams" not in {row["model"] for row in found}  # nano has none
     assert all(row["model"] in capsys.readouterr().out for row in found[:1])
