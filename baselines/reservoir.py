@@ -28,7 +28,7 @@ def reservoir_places(seen: int, count: int, capacity: int) -> tuple[Tensor, Tens
 class Reservoir:
     """At most ``capacity`` samples with their labels, masks and any ``extra`` rows kept beside them, on the CPU.
 
-    What is larger than the data holds all of it.
+    What is larger than the data holds all of it, and takes the memory of what it holds.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -53,11 +53,15 @@ class Reservoir:
         for name, values in (kept | extra).items():
             values = values.detach().cpu()
             if name not in self.columns:
-                self.columns[name] = values.new_zeros((self.capacity, *values.shape[1:]))
+                self.columns[name] = values.new_zeros((0, *values.shape[1:]))
             if name in ("x", "mask"):
                 self._widen(name, values.shape[1])
                 values = _widened(values, self.columns[name].shape[1])
-            self.columns[name][where] = values
+            column = self.columns[name]
+            if len(self) > len(column):
+                new = column.new_zeros((len(self) - len(column), *column.shape[1:]))
+                column = self.columns[name] = torch.cat([column, new])
+            column[where] = values
 
     def draw_places(self, count: int) -> tuple[Tensor, Tensor]:
         """Where the next ``count`` items will go."""

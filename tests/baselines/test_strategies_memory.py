@@ -21,6 +21,7 @@ from baselines.strategies.xdg import XDG
 from neurons.errors import UsageError
 from neurons.specs import Batch, Context
 from tasks.batches import BatchStream
+from tasks.continual.protocol import run
 
 
 def numbered(start: int, count: int) -> Batch:
@@ -54,6 +55,30 @@ def test_a_reservoir_larger_than_what_it_is_offered_holds_all_once() -> None:
     assert sorted(reservoir.draw(99)[0].y.tolist()) == list(range(20))
     with pytest.raises(UsageError, match="at least 1 sample, not 0"):
         Reservoir(0)
+
+
+@pytest.mark.parametrize("size", [10**4, 10**12])
+@pytest.mark.parametrize(("strategy", "held"), [(Replay, 48), (AGEM, 48), (DERPP, 3 * 12 * 8)])
+def test_a_buffer_larger_than_the_data_holds_all_of_it_and_no_more(strategy: Any, held: int, size: int) -> None:
+    """A whole stream: every row of every task, in the memory that they take. DER++ keeps a row each time it is shown,
+    with the logits of that moment; the others once."""
+    stream = tiny_stream("class")
+    learner = tiny_learner(stream, strategy(size=size))
+    found = run(stream, learner)
+    columns = learner.strategy.state_dict()
+    rows = torch.cat([whole(task).x for task in stream.tasks])
+    assert (len(columns["x"]), len(rows)) == (held, 48)
+    assert {row.numpy().tobytes() for row in columns["x"]} == {row.numpy().tobytes() for row in rows}
+    assert found.memory["buffer"] == sum(column.nbytes for column in columns.values())
+    assert columns["x"].nbytes == held * 6 * 4
+    small = tiny_learner(stream, strategy(size=held))
+    np.testing.assert_array_equal(found.R, run(stream, small).R)  # room that is never needed changes nothing
+
+
+@pytest.mark.parametrize("strategy", [Replay, DERPP, AGEM])
+def test_a_buffer_of_nothing_is_refused(strategy: Any) -> None:
+    with pytest.raises(UsageError, match="at least 1 sample, not 0"):
+        strategy(size=0)
 
 
 def test_later_items_push_out_earlier_ones_of_the_same_batch() -> None:
