@@ -67,11 +67,13 @@ def command(
     STREAM is one of neurons list streams; strategies and learners have lists too. R[i, j] is the accuracy on task j
     after training task i. ACC is the mean of R's last row, F the mean fall from each task's best, BWT the mean change
     since a task was learned, learned the mean of the diagonal. Memory is what a strategy keeps beside the weights.
-    continual.json goes to --out.
+    --out gets continual.json and report.html, one self-contained page: verdict, table, R of every strategy, curves of
+    every task, accuracy against memory, paired differences; neurons report FOLDER -o PAGE writes it again.
 
     \b
     Examples:
       neurons continual permuted-digits --seeds 5 --jobs 2
+      neurons continual sentiment-domains --epochs 3 --strategies naive,joint,ewc,replay,sdr-memory
       neurons continual split-digits --scenario class --strategies naive,joint,replay:size=200
       neurons continual split-digits --strategies sdr-memory:patch=5:winners=0.1
     """
@@ -92,7 +94,7 @@ def command(
     if as_json:
         return common.emit("continual", document)
     click.echo(continual_text(document, table.terminal_width(), colour=sys.stdout.isatty()))
-    click.echo(f"\nresults  {place / 'continual.json'}")
+    click.echo(f"\nresults  {place / 'continual.json'}\nreport   {place / 'report.html'}")
     return None
 
 

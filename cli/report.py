@@ -19,9 +19,9 @@ from neurons.errors import UsageError
 @common.as_json
 @common.debug
 def command(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
-    """Write one HTML report of a comparison, or of several runs.
+    """Write one HTML report of a comparison, of an experiment on a stream, or of several runs.
 
-    RUN is a folder that compare wrote, or run directories to lay side by side.
+    RUN is a folder that compare or continual wrote, or run directories to lay side by side.
 
     \b
     Examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ def test_one_screen_and_a_document_that_agree(neurons):
     assert "replay:size=20" in result.stdout
     assert "\x1b" not in result.stdout  # no colours in a pipe
     assert "[3/3]" in result.stderr
+    assert "results  here/continual.json\nreport   here/report.html" in result.stdout
+    assert document["verdict"] in unescape(Path("here/report.html").read_text())
     assert len(document["results"]) == 6
     for one in document["results"]:
         assert one["metrics"]["acc"] == pytest.approx(summarise(one["R"])["acc"])
