@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 COLOURS = {"predictive-coding": "tab:blue", "backprop": "tab:red"}
 
@@ -47,9 +48,12 @@ def draw(document: dict[str, Any], path: Path) -> None:
             kept = [(rate, error) for rate, error in pairs if error is not None and np.isfinite(error)]
             grid.plot(*zip(*kept, strict=True), ".-", color=colour)
         grid.set_xscale("log")
+        grid.xaxis.set_minor_formatter(NullFormatter())
         grid.set_xlabel("learning rate (sum over a batch)")
         grid.set_title("held-out error, same grid for both", fontsize=8, loc="left")
-        course.set_title(f"{setting['data']}, two tasks in turns, {setting['seeds']} seeds", fontsize=9, loc="left")
+        course.set_title(
+            f"{setting['data']}, two tasks in turns; mean of {setting['seeds']} seeds", fontsize=9, loc="left"
+        )
         for axes in (course, levels, grid):
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)

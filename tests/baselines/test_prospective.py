@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def test_the_figure_is_an_svg_that_repeats(document: dict[str, Any], tmp_path: P
     assert places[0].read_bytes() == places[1].read_bytes()
     ElementTree.parse(places[0])
     text = places[0].read_text()
-    assert all(told in text for told in (*RULES, "two tasks in turns, 4 seeds", "held-out error"))
+    assert all(told in text for told in (*RULES, "mean of 4 seeds", "held-out error"))
 
 
 def test_a_rate_at_which_nets_run_away_is_out() -> None:
@@ -206,3 +207,18 @@ def test_a_setting_that_cannot_be_is_one_line(change: dict[str, Any], told: str)
     with pytest.raises(UsageError, match=told) as caught:
         prospective.prospective(replace(SMALL, **change))
     assert "\n" not in str(caught.value)
+
+
+def test_the_committed_result_is_the_papers_setting() -> None:
+    place = Path(prospective.__file__).parents[1] / "results" / "continual" / "prospective-configuration.json"
+    if not place.is_file():
+        pytest.skip("no committed result")
+    found = json.loads(place.read_text())
+    assert found["setting"] == json.loads(json.dumps(asdict(Setting())))
+    for grid, row in zip(found["grid"], found["rows"], strict=True):
+        errors = [np.inf if error is None else error for error in grid["held_out_error"]]
+        assert row["rate"] == grid["rates"][int(np.argmin(errors))]
+        assert (len(row["values"]), np.shape(row["curve"])) == (21, (84, 2))
+    first, second = (row["values"] for row in found["rows"])
+    assert found["difference"]["p"] == pytest.approx(ttest_rel(first, second).pvalue)
+    assert place.with_suffix(".svg").is_file()
