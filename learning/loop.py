@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from learning import distributed
 from learning.checkpoint import (
-    load_checkpoint,
     load_weights,
     model_tensors,
     optimizer_tensors,
@@ -32,35 +32,12 @@ from learning.rules.probe import probe
 from learning.run import RunDirectory
 from learning.schedules import Schedule, multiplier
 from learning.seeds import seed_step
+from learning.tracker import Tracker
 from neurons.errors import DivergedError, RunError
 from neurons.specs import Batch
 
 if TYPE_CHECKING:
     from learning.trainer import Trainer
-
-
-@dataclass
-class Tracker:
-    """Everything a checkpoint must remember beside tensors; plain JSON data.
-
-    ``loss_sum`` and ``loss_count`` gather the training loss since the last row, ``stale`` counts evaluations since the
-    last improvement.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    checkpoint_seconds: float = 0.0
-    samples: int = 0
-    tokens: int = 0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    lr: float = 0.0
-    best_step: int | None = None
-    best_value: float | None = None
-    stale: int = 0
-    warnings: list[str] = field(default_factory=list)
-    scalars: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -88,6 +65,8 @@ class Loop:
         self.checkpoint_every = options.checkpoint_every or self.eval_every
         self.log_every = max(self.eval_every // 10, 1)  # ten points of the training curve per held-out one
         self.rule.prepare(self.model)
+        distributed.agreed("trainer.steps", options.steps)
+        distributed.spread_model(self.model)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.stepper = self.optimizer.build(self.model, lr=options.lr, weight_decay=options.weight_decay)
         self.wraps_loss = type(self.strategy).loss is not Strategy.loss
@@ -95,6 +74,7 @@ class Loop:
         self.curve: list[dict[str, Any]] = []
         self.best_weights: dict[str, Tensor] = {}  # only without a run directory
         self.probing = self.run is not None and bool(self.run.config.get("probe"))
+        self.weight = 1.0  # of what this process learned from the last batch
         self.seen: tuple[Batch, LossFunction | None] | None = None  # what the last step learned from
 
     @property
@@ -119,12 +99,13 @@ class Loop:
         if self.options.select == "best" and self.tracker.best_step is not None:
             if self.run is None:
                 restore_model(self.model, self.best_weights, Path("best"))
-            else:
+            elif distributed.rank() == 0:
                 load_weights(self.run.best, self.model)
+            distributed.spread_model(self.model)
         self.model.eval()
 
     def _train(self, progress: bool) -> None:
-        bar = Progress(enabled=progress, steps=self.options.steps, start=self.tracker.step)
+        bar = Progress(enabled=progress and distributed.rank() == 0, steps=self.options.steps, start=self.tracker.step)
         self.model.train()
         try:
             with deferred_signals() as stop:
@@ -138,9 +119,10 @@ class Loop:
                         self._evaluate(bar)
                         if self.probing:
                             self._probe()
-                    if stop or self.finished or step % self.checkpoint_every == 0:
+                    stopping = distributed.reduce_max(float(bool(stop))) > 0  # a signal may reach one process only
+                    if stopping or self.finished or step % self.checkpoint_every == 0:
                         self._save()
-                    if stop:  # also after the last step: what follows training can wait for the resume
+                    if stopping:  # also after the last step: what follows training can wait for the resume
                         raise Interrupted(f"interrupted at step {step}; {self._how_to_resume()}")
         except KeyboardInterrupt as error:
             raise Interrupted(f"stopped during step {self.tracker.step + 1}; {self._how_to_resume()}") from error
@@ -164,7 +146,10 @@ class Loop:
         given = self.strategy.batch(self.batches(i))
         tracker.samples += len(given)
         tracker.tokens += given.x.shape[0] * given.x.shape[1] if given.mask is None else int(given.mask.sum())
-        batch = given.to(self.device)
+        share, self.weight = distributed.share(given)
+        if distributed.rank():  # dropout of its own, behind a batch that all processes have drawn alike
+            seed_step(self.seed, i, self.device, distributed.rank())
+        batch = share.to(self.device)
         loss = self.strategy.loss(self.model.readout.loss) if self.wraps_loss else None
         self.seen = (batch, loss)
 
@@ -178,6 +163,7 @@ class Loop:
             report = self.rule.step(self.model, batch, loss=loss, update=update)
             value = self._apply(report, batch)
         self.model.end_episode()  # after the weights: this batch's sequences are over, and slow state may change
+        distributed.spread_untrained(self.model)
         tracker.step += 1
         tracker.loss_sum += value
         tracker.loss_count += report.loss.count
@@ -188,7 +174,9 @@ class Loop:
             self.on_step(tracker.step, report)
 
     def _apply(self, report: StepReport, batch: Batch) -> float:
-        """One weight update from ``.grad``; returns the reported loss sum. Nothing non-finite reaches the weights."""
+        """One weight update from ``.grad``; returns the reported loss sum. Nothing non-finite reaches the weights. Of
+        several processes, the gradient and the loss become those of the global batch."""
+        report.loss = distributed.reduce_step(self.parameters, report.loss, self.weight)
         self.strategy.gradient(self.model, batch)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = get_total_norm(gradients)
@@ -219,10 +207,7 @@ class Loop:
 
     def _evaluate(self, bar: Progress) -> None:
         start, tracker = time.perf_counter(), self.tracker
-        self.model.eval()
-        with torch.no_grad(), autocast(self.device, self.precision):
-            metrics = {key: float(value) for key, value in self.evaluate(self.model).items()}
-        self.model.train()
+        metrics = self._metrics()
         tracker.evaluation_seconds += time.perf_counter() - start
         train_loss = self.curve[-1]["loss"]
         self._append("held_out", metrics.get("loss"), metrics)
@@ -238,6 +223,16 @@ class Loop:
         tracker.best_step, tracker.best_value, tracker.stale = tracker.step, value, 0
         if self.options.select == "best":
             self._keep_best()
+
+    def _metrics(self) -> dict[str, float]:
+        """The held-out metrics; of several processes rank 0 measures, and all go on from what it finds."""
+        found: dict[str, float] = {}
+        if distributed.rank() == 0:
+            self.model.eval()
+            with torch.no_grad(), autocast(self.device, self.precision):
+                found = {key: float(value) for key, value in self.evaluate(self.model).items()}
+            self.model.train()
+        return distributed.spread_numbers(found)
 
     def _probe(self) -> None:
         """A row of instruments on the batch that was just learned from; training goes on as if nobody had looked."""
@@ -255,13 +250,13 @@ class Loop:
         weights = model_tensors(self.model)
         if self.run is None:
             self.best_weights = {name: tensor.clone() for name, tensor in weights.items()}
-        else:
+        elif distributed.rank() == 0:
             state = {"step": self.tracker.step, "value": self.tracker.best_value, "config": self.run.config_hash}
             save_checkpoint(self.run.best, {"model": weights}, state)
         self.tracker.checkpoint_seconds += time.perf_counter() - start
 
     def _save(self) -> None:
-        if self.run is None:
+        if self.run is None or distributed.rank():
             return
         start = time.perf_counter()
         parts = {
@@ -278,13 +273,13 @@ class Loop:
         """Take up the run's last checkpoint, if any, and drop what metrics.jsonl holds beyond it."""
         assert self.run is not None
         path = self.run.last
-        if not resume and path.exists():
+        if not resume and path.exists() and distributed.rank() == 0:
             raise RunError(
                 f"{self.run.path} already holds a checkpoint. Add --resume auto, or choose another --out DIR"
             )
-        if path.exists():
-            checkpoint = load_checkpoint(path)
-            if checkpoint.state["config"] != self.run.config_hash:
+        checkpoint = distributed.checkpoint_at(path)
+        if checkpoint is not None:
+            if distributed.rank() == 0 and checkpoint.state["config"] != self.run.config_hash:
                 raise RunError(f"checkpoint {path} belongs to another configuration. Choose another --out DIR")
             restore_model(self.model, checkpoint.part("model"), path)
             restore_optimizer(self.stepper, self.model, checkpoint.part("optimizer"), path)

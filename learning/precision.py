@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from learning.distributed import own_gpu
 from neurons.errors import UsageError, nearest
 
 Precision = Literal["float32", "bf16"]
@@ -14,6 +15,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 def resolve_device(name: str) -> torch.device:
     """The device called ``name``: ``auto`` (CUDA, then MPS, then CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    Of several processes each takes a GPU of its own, unless N says which.
 
     Raises UsageError if it is unknown or this machine lacks it.
     """
@@ -24,6 +26,9 @@ def resolve_device(name: str) -> torch.device:
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not index and count:
+            own = own_gpu(count)
+            index = "" if own is None else str(own)
         if int(index or 0) >= count:
             raise UsageError(f"device '{name}' is not available: torch sees {count} CUDA devices. Try: --device auto")
     if kind == "mps" and not torch.backends.mps.is_available():

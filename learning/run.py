@@ -50,7 +50,11 @@ class RunDirectory:
         ``config`` is plain JSON data that determines the run: two configurations that may resume each other are equal.
         Raises RunError if the folder is taken or cannot be written, UsageError if ``config`` is not the stored one.
         """
+        from learning.distributed import rank  # here, because it imports torch and reading runs needs none
+
         path = Path(path)
+        if rank():
+            return Follower(path, config)
         stored = path / "config.json"
         try:
             if stored.exists():
@@ -232,6 +236,30 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise RunError(f"cannot read {self.path / name}: {error}") from error
         return found
+
+
+class Follower(RunDirectory):
+    """The run directory as the processes above rank 0 have it: they know the configuration and write nothing."""
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path, self.config = path, config
+        self.warnings, self._held = [], 0
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        yield
+
+    def append(self, row: dict[str, Any]) -> None:
+        pass
+
+    def rows(self) -> list[dict[str, Any]]:
+        return []
+
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        return []
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        pass
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

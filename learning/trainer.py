@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from learning import OPTIMIZERS, SCHEDULES
+from learning import OPTIMIZERS, SCHEDULES, distributed
 from learning.hooks import Strategy
 from learning.interrupt import Interrupted
 from learning.loop import Loop
@@ -60,6 +60,7 @@ class Trainer:
     Step i: seed from (seed, i); ``strategy.batch``; ``rule.step`` fills ``.grad``; ``strategy.gradient``; clip the
     global norm to ``clip``; optimiser at ``lr`` times the schedule; ``model.end_episode()``: a batch is an episode in
     the life of a model with slow state. ``batch_size`` is for whoever makes the batches.
+    Under ``torchrun`` every process takes its slice of each batch; see ``learning.distributed``.
     ``eval_every`` None is a tenth of ``steps``; ``checkpoint_every`` None is ``eval_every``; ``patience`` is the number
     of evaluations without improvement after which training stops; ``select`` says which weights the model ends with.
     """
@@ -134,6 +135,7 @@ class Trainer:
             raise UsageError("resume needs a run directory: pass run=RunDirectory.create(path, config, resume=True)")
         place = resolve_device(device)
         autocast(place, precision)
+        distributed.start(place)
         loop = Loop(
             options=self,
             model=model.to(place),

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from learning import RULES
 from learning.chain import Chain, unsupported
+from learning.distributed import reduce_max
 from learning.rule import Rule, StepReport, Update
-from learning.rules.pc.agree import agree
 from learning.rules.pc.mupc import parametrise, unsuited
 from learning.rules.pc.trace import Trace
 from learning.rules.pc.variants import VARIANTS
@@ -224,7 +224,7 @@ class PredictiveCoding(Rule):
         if self.clamp is None:
             return self.inference_rate, {}
         if self._batches % CLAMP_EVERY == 0:
-            self._lambda_max = agree(curvature())
+            self._lambda_max = reduce_max(curvature())
         self._batches += 1
         rate = self.inference_rate
         if 0 < self._lambda_max < math.inf:

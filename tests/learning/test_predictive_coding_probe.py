@@ -10,9 +10,9 @@ from pc_networks import TinyModel, case, grads, relative, tiny_batch
 from torch import distributed
 
 from learning.chain import Chain
+from learning.distributed import reduce_max
 from learning.rules.backprop import Backprop
 from learning.rules.pc import descent
-from learning.rules.pc.agree import agree
 from learning.rules.pc.settling import Settling
 from learning.rules.pc.trace import Trace
 from learning.rules.pc.variants import VARIANTS
@@ -108,13 +108,13 @@ def test_decisions_are_those_of_the_process_that_has_furthest_to_go(monkeypatch)
         assert op is distributed.ReduceOp.MAX
         tensor.clamp_min_(7.0)
 
-    assert agree(3.0) == 3.0
-    assert agree(float("nan")) == float("inf")
+    assert reduce_max(3.0) == 3.0
+    assert reduce_max(float("nan")) == float("inf")
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_backend", lambda: "gloo")
     monkeypatch.setattr(distributed, "all_reduce", largest)
-    assert agree(3.0) == 7.0
-    assert agree(9.0) == 9.0
+    assert reduce_max(3.0) == 7.0
+    assert reduce_max(9.0) == 9.0
 
 
 def test_another_process_that_is_not_settled_keeps_this_one_going(monkeypatch):
@@ -123,6 +123,8 @@ def test_another_process_that_is_not_settled_keeps_this_one_going(monkeypatch):
     alone = rule.step(one.stages, one.batch, loss=one.loss).scalars["steps"]
     assert alone < 80
     seen = []
-    monkeypatch.setattr(descent, "agree", lambda value: seen.append(value) or max(value, -1.0 if value < 0 else 0.5))
+    monkeypatch.setattr(
+        descent, "reduce_max", lambda value: seen.append(value) or max(value, -1.0 if value < 0 else 0.5)
+    )
     assert rule.step(one.stages, one.batch, loss=one.loss).scalars["steps"] == 80
     assert len(seen) == 80  # 79 times whether to go on, once whether the energy rose

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from learning.chain import Chain
-from learning.rules.pc.agree import agree
+from learning.distributed import reduce_max
 from learning.rules.pc.curvature import largest_curvature
 from learning.rules.pc.state_optimizers import Sgd, StateOptimizer
 from learning.rules.pc.trace import Trace
@@ -151,10 +151,10 @@ class Descent:
     def rose(self, start: float, end: float) -> bool:
         """Whether the energy ended above where it began, or is no number; both in units of the loss."""
         rise = (end - start) * math.copysign(1.0, self.nudge)
-        return agree(rise - 1e-3 * abs(start) - 1e-6) > 0
+        return reduce_max(rise - 1e-3 * abs(start) - 1e-6) > 0
 
     def _settled(self) -> bool:
-        return self.tolerance > 0 and agree(self.stationarity()) <= self.tolerance
+        return self.tolerance > 0 and reduce_max(self.stationarity()) <= self.tolerance
 
     def _note_energies(self) -> None:
         if self.trace is not None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from learning.chain import Chain
+from learning.distributed import reduce_max
 from learning.rule import Update
-from learning.rules.pc.agree import agree
 from learning.rules.pc.descend import check_start
 from learning.rules.pc.variant import Outcome, Variant, detached
 from learning.rules.pc.zil import sweep
@@ -68,7 +68,7 @@ def relax(
         if made == 1 or made == steps or tolerance:
             left = float(torch.stack(torch._foreach_norm(changes)).norm())
             injected = injected or left
-            if tolerance and agree(left / injected if injected else 0.0) <= tolerance:
+            if tolerance and reduce_max(left / injected if injected else 0.0) <= tolerance:
                 break
     with torch.enable_grad(), still_statistics(chain.stages):  # anew, with parameters
         for index in range(1, last):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from learning.chain import Chain
+from learning.distributed import reduce_max
 from learning.rule import Update
-from learning.rules.pc.agree import agree
 from learning.rules.pc.descend import descend
 from learning.rules.pc.spc import settling
 from learning.rules.pc.variant import Outcome, Variant
@@ -52,7 +52,7 @@ def _centred(rule: PredictiveCoding, chain: Chain, update: Update | None) -> Out
 
 def _bounded(rule: PredictiveCoding, found: Outcome) -> Outcome:
     """A negative nudge raises the loss, and where that outweighs the errors the energy falls without end."""
-    if agree(found.scalars["stationarity"]) > RUNAWAY:
+    if reduce_max(found.scalars["stationarity"]) > RUNAWAY:
         raise DivergedError(
             f"predictive coding runs away: at nudge {_strength(rule):.2g} the states move ever faster. "
             f"Lower it. Try: rule.nudge={_strength(rule) / 4:.2g}"

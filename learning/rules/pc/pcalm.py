@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from learning.chain import Chain
+from learning.distributed import reduce_max
 from learning.rule import Update
-from learning.rules.pc.agree import agree
 from learning.rules.pc.descend import descend, shared
 from learning.rules.pc.settling import Settling
 from learning.rules.pc.variant import Outcome, Variant
@@ -39,7 +39,7 @@ class Augmented(Settling):
 
     def rose(self, start: float, end: float) -> bool:
         """Ascent lifts L a little above the loss of the forward pass, its value in the end; divergence, far above."""
-        return agree(end - start - abs(start) - 1e-6) > 0
+        return reduce_max(end - start - abs(start) - 1e-6) > 0
 
     def _pulling_errors(self, first: int) -> list[Tensor]:
         """``-(r_l + u_l)``."""
