@@ -64,13 +64,13 @@ class NeuronsV2(Model):
     width: D, channels of the stream.     layers: circuits.     somas: dendritic neurons per circuit, None = 2 D.
     delay: taps of the dendritic delay line before each circuit, 0 = none.
     branches: dendritic branches per soma and tree, each with D / branches inputs of its own; activation: their
-    nonlinearity.
+    nonlinearity (``linear`` leaves it to the apical gate: a product of what is here and what is elsewhere).
     apical_mode: where the attention's result acts: on the basal ``branch`` (both kinds of synapses share a branch and
     its nonlinearity), or through a tree of its own as a multiplicative ``gate`` of the soma or by ``add``.
     attention, heads: a registered attention, None for neither attention nor apical synapses. For ``gamma``: kappa
     (concentration of the coherence kernel), content_heads (heads without rhythm), split (queries and keys have phases
     of their own), leak and leak_longest (how far the heads look), and dt (seconds per token, of the embedding's clock
-    too); another attention takes the defaults only.
+    too); another attention takes the defaults only, and resonators the input's length as their longest memory.
     phase_code: a registered phase code through which features in [0, 1] enter; None takes them as numbers.
     fast_rule: how the sequence writes the projection's fast weights: ``hebb``, ``delta``, ``rls`` or ``off``. tau_fast:
     their decay in seconds; fast_lag: 1 binds each token to the one before it, 0 what is active together; fast_keys:
@@ -115,7 +115,7 @@ class NeuronsV2(Model):
         somas: int | None = None,
         delay: int = 4,
         branches: int = 1,
-        activation: Literal["leaky_relu", "gelu", "tanh"] = "gelu",
+        activation: Literal["leaky_relu", "gelu", "tanh", "linear"] = "gelu",
         apical_mode: Literal["branch", "gate", "add"] = "gate",
         attention: str | None = "gamma",
         heads: int = 4,
@@ -219,6 +219,8 @@ class NeuronsV2(Model):
             if key not in known and value != defaults[key] and key != "dt":
                 raise UsageError(f"attention '{self.attention}' has no option '{key}': leave it at {defaults[key]}")
         options: dict[str, object] = {key: value for key, value in asked.items() if key in known}
+        if "longest" in known:  # resonators whose memory outlasts the input learn late: they all start alike
+            options["longest"] = self.input.length * self.dt
         if "label" in known:
             options["label"] = f"circuit{index}.{self.attention}"
         return ATTENTIONS.build(self.attention, width=self.width, causal=self.is_causal, **options)
