@@ -174,6 +174,13 @@ def test_text_goes_on_as_sample_draws_it_and_ends_at_any_stop():
     assert len(lm.generate_until([Instance("generate_until", {}, ("", {"max_gen_toks": 4}), 0)])[0]) == 4
 
 
+def test_text_goes_on_behind_a_context_longer_than_the_models_as_behind_its_end():
+    lm = answers(made())
+    long, options = "the dog sat on the log and the cat sat on the", {"max_gen_toks": 5}
+    first, second = (Instance("generate_until", {}, (context, options), 0) for context in (long, long[-16:]))
+    assert lm.generate_until([first]) == lm.generate_until([second])
+
+
 @pytest.mark.parametrize("codec", [Bytes, lambda: BytePairs(TEXT, vocabulary=280)])
 def test_other_codecs(codec):
     setup = made(codec=codec())
