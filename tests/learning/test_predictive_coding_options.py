@@ -196,7 +196,7 @@ def test_spiking_precision_carries_the_first_wave_down_undiminished():
 
 
 CONTRADICTIONS = [
-    ({"nudge": 0.1}, "nudge is about pn, nn, cn, and variant is 'spc'"),
+    ({"nudge": 0.1}, "nudge is about pn, nn, cn, epc, and variant is 'spc'"),
     ({"penalty": 2.0}, "penalty is about pcalm"),
     ({"multiplier_rate": 2.0, "variant": "epc"}, "multiplier_rate is about pcalm"),
     ({"momentum": 0.5}, "momentum is about state_optimizer='momentum'"),

@@ -93,7 +93,7 @@ class ErrorSettling(Descent):
 
 
 def settling(rule: PredictiveCoding, chain: Chain, rate: float) -> ErrorSettling:
-    return ErrorSettling(chain, **shared(rule, rate))
+    return ErrorSettling(chain, nudge=1.0 if rule.nudge is None else rule.nudge, **shared(rule, rate))
 
 
 def run(rule: PredictiveCoding, chain: Chain, update: Update | None) -> Outcome:
