@@ -125,7 +125,8 @@ def main(out):
     found["clamp"] = tensors | {"lambda_max": torch.tensor(report.scalars["lambda_max"], dtype=torch.float64)}
     report, tensors = fit(Plain(), pc(steps=60, tolerance=0.2))
     found["tolerance"] = tensors | {"steps": torch.tensor(report.scalars["steps"])}
-    found["statistics"] = fit(TinyModel(), RULES.build("backprop"), dtype=torch.float32, select="best")[1]
+    for name, select in (("statistics", "last"), ("selected", "best")):
+        found[name] = fit(TinyModel(), RULES.build("backprop"), dtype=torch.float32, select=select)[1]
     found["resumed"] = interrupted(out / f"run-{place}")
     for steps in (5, 5 + place):
         try:

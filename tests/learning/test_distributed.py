@@ -77,8 +77,9 @@ def test_settling_ends_for_all_at_once(both):
     assert 1 < int(first["steps"]) < 60
 
 
-def test_running_statistics_and_selected_weights_are_those_of_rank_0(both):
-    first, second = both[1]["statistics"]
+@pytest.mark.parametrize("case", ["statistics", "selected"])
+def test_running_statistics_and_selected_weights_are_those_of_rank_0(both, case):
+    first, second = both[1][case]
     assert any("running" in name for name in first)
     assert_same_tensors(first, second)
 
