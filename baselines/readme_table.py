@@ -1,4 +1,7 @@
-"""``python -m baselines.readme_table``: README.md's results from results/; ``--check`` that they are current."""
+"""``python -m baselines.readme_table``: what results/ holds, in short into README.md and in full into docs/results.md.
+
+``--check`` says whether both are current.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from baselines.report_table import components_table, markdown_table
+from baselines import report_format as fmt
+from baselines.report_table import components_table, markdown, markdown_table
 from neurons.errors import DataError, NeuronsError, UsageError
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
+FULL = "docs/results.md"
+HEAD = """# Results
+
+Means over seeds with 95 % t intervals; the test split was read once per run. Written by `make table` from
+`results/`, where the JSON of every comparison has its environment, its curves and the values of each seed.
+"""
 
 
 def comparisons(results: Path) -> list[tuple[str, dict]]:
@@ -36,25 +46,63 @@ def _read(path: Path) -> Any:
         raise DataError(f"{path} is not a JSON document: {error}. Write it again with: neurons compare") from error
 
 
-def _taken_apart(results: Path) -> list[str]:
-    """What ``ablations/*.json`` say of each component, a block per file in the order of their names."""
-    blocks = []
+def _components(results: Path) -> list[tuple[str, dict]]:
+    """(task, document) of every ``ablations/*.json``, in the order of their names."""
+    found = []
     for path in sorted(results.glob("ablations/*.json")):
         compare = _read(path)
         if not isinstance(compare, dict) or compare.get("kind") != "compare" or not compare.get("ablations"):
             raise DataError(f"{path} takes no model apart. Write it again with: neurons compare --ablate")
-        seeds = len(compare.get("seeds") or [])
-        command = f"`{compare['command']}`, " if compare.get("command") else ""
-        told = [f"#### {path.stem}", f"{compare['ablations']['verdict']}.", components_table(compare)]
-        blocks += [*told, f"{command}{seeds} seed{'s' if seeds != 1 else ''}"]
-    if not blocks:
-        return []
-    how = "The full model minus the same model without one component, trained alike: paired by seed, on the test split."
-    return ["### What each component is worth", how, *blocks]
+        found.append((path.stem, compare))
+    return found
 
 
-def section(results: Path) -> str:
-    """What stands between the two markers."""
+def _arenas(results: Path) -> list[str]:
+    """A table per ``*/lra.json``: models down, tasks across."""
+    blocks = []
+    for path in sorted(results.glob("*/lra.json")):
+        document = _read(path)
+        tasks = document["tasks"]
+        lines = [["model / rule", *(task["name"] for task in tasks.values()), "average"]]
+        lines += [["---", *["---:"] * (len(tasks) + 1)]]
+        lines += [
+            [
+                row["label"],
+                *(fmt.plus_minus(row["values"].get(task), "accuracy") for task in tasks),
+                fmt.metric(row["average"], "accuracy"),
+            ]
+            for row in document["rows"]
+        ]
+        floors = [document["floors"].get(task) for task in tasks]
+        told = [f"{fmt.metric(one['value'], 'accuracy')} {one['name']}" if one else fmt.NOTHING for one in floors]
+        lines.append(["*best trivial reader*", *told, ""])
+        blocks += [f"### {path.parent.name}", f"{document['verdict']}.", markdown(lines), f"`{document['command']}`"]
+    return blocks
+
+
+def summary(results: Path) -> str:
+    """What stands between the README's two markers: the verdict of every comparison, beside the best trivial reader."""
+    lines = [["comparison", "what it says", "best floor"], ["---", "---", "---"]]
+    for name, compare in comparisons(results):
+        floors, metric = compare.get("floors") or {}, str(fmt.dig(compare, "primary", "name"))
+        best = (max if fmt.dig(compare, "primary", "higher_is_better") is not False else min)(
+            floors, key=lambda one: floors[one], default=None
+        )
+        told = "" if best is None else f"{best} {fmt.metric(floors[best], metric)}"
+        lines.append([f"[{name}]({FULL}#{name})", str(compare.get("verdict") or ""), told])
+    apart = [["task", "what each component is worth"], ["---", "---"]]
+    apart += [
+        [f"[{name}]({FULL}#{name}-taken-apart)", f"{compare['ablations']['verdict']}."]
+        for name, compare in _components(results)
+    ]
+    blocks = [markdown(lines)] if len(lines) > 2 else []
+    blocks += _arenas(results)
+    blocks += [markdown(apart)] if len(apart) > 2 else []
+    return "\n\n".join(blocks) or "No results yet: `neurons compare` writes them."
+
+
+def full(results: Path) -> str:
+    """The whole of docs/results.md."""
     blocks = []
     for name, compare in comparisons(results):
         task = compare.get("task") or {}
@@ -62,14 +110,23 @@ def section(results: Path) -> str:
         facts += [f"data: {task['data_source']}"] if task.get("data_source") else []
         command = f"`{compare['command']}`" if compare.get("command") else ""
         blocks += [
-            f"### {name}",
+            f"## {name}",
             str(compare.get("verdict") or ""),
             markdown_table(compare),
             ", ".join([command, *facts] if command else facts),
             *(f"> Warning: {' '.join(str(text).split())}" for text in compare.get("warnings") or []),
         ]
-    blocks += _taken_apart(results)
-    return "\n\n".join(block for block in blocks if block) or "No results yet: `neurons compare` writes them."
+    for name, compare in _components(results):
+        seeds = len(compare.get("seeds") or [])
+        command = f"`{compare['command']}`, " if compare.get("command") else ""
+        blocks += [
+            f"## {name}, taken apart",
+            "The full model minus the same model without one component, trained alike: paired by seed, on test. "
+            f"{compare['ablations']['verdict']}.",
+            components_table(compare),
+            f"{command}{seeds} seed{'s' if seeds != 1 else ''}",
+        ]
+    return "\n\n".join([HEAD.strip(), *(block for block in blocks if block)]) + "\n"
 
 
 def rewrite(readme: str, body: str) -> str:
@@ -91,15 +148,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not readme.is_file():
             raise UsageError(f"no {readme}. Run this in the project's folder, or name it by --root.")
         old = readme.read_text(encoding="utf-8")
-        new = rewrite(old, section(options.root / "results"))
+        new = rewrite(old, summary(options.root / "results"))
+        wanted = {readme: new, options.root / FULL: full(options.root / "results")}
     except NeuronsError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
-    if options.check and new != old:
-        print("README.md is not current. Run: python -m baselines.readme_table", file=sys.stderr)
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    if options.check and stale:
+        print(f"{stale[0].name} is not current. Run: python -m baselines.readme_table", file=sys.stderr)
         return 1
-    if new != old:
-        readme.write_text(new, encoding="utf-8", newline="\n")
+    for path in stale:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(wanted[path], encoding="utf-8", newline="\n")
     return 0
 
 

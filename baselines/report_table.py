@@ -124,7 +124,7 @@ def markdown_table(compare: dict) -> str:
         )
     for floor, value in (compare.get("floors") or {}).items():
         lines.append([f"*floor:* {floor}", "", fmt.metric(value, name), *[""] * (len(head) - 3)])
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def components_table(compare: dict) -> str:
@@ -147,8 +147,9 @@ def components_table(compare: dict) -> str:
         ]
         for one in listed
     ]
-    return _markdown(lines if several else [[cell for i, cell in enumerate(line) if i != 1] for line in lines])
+    return markdown(lines if several else [[cell for i, cell in enumerate(line) if i != 1] for line in lines])
 
 
-def _markdown(lines: list[list[str]]) -> str:
+def markdown(lines: list[list[str]]) -> str:
+    """A GitHub table of ``lines``, its first the head and its second the rule beneath; no trailing newline."""
     return "\n".join("| " + " | ".join(_markdown_cell(text) for text in line) + " |" for line in lines)

@@ -177,10 +177,13 @@ def test_the_readme_lists_the_components_after_the_results(tmp_path):
     (tmp_path / "zebra.json").write_text(json.dumps(full()))
     for name in ("sst2", "digits"):
         (folder / f"{name}.json").write_text(json.dumps(document()))
-    text = readme_table.section(tmp_path)
-    places = [text.index(part) for part in ("### zebra", "### What each", "#### digits", "#### sst2")]
+    short = readme_table.summary(tmp_path)
+    places = [short.index(part) for part in ("[zebra]", "what each component", "[digits]", "[sst2]")]
     assert places == sorted(places)
-    table = text[places[3] :].split("\n\n")[2].splitlines()
+    text = readme_table.full(tmp_path)
+    places = [text.index(part) for part in ("## zebra", "## digits, taken apart", "## sst2, taken apart")]
+    assert places == sorted(places)
+    table = text[places[2] :].split("\n\n")[2].splitlines()
     assert table[0] == "| component | difference, points | 95 % interval | n |  |"
     assert [line.split(" | ")[0] for line in table[2:]] == ["| worse", "| same", "| better"]
     assert table[2].startswith("| worse | +10.0 | [+")
@@ -189,7 +192,7 @@ def test_the_readme_lists_the_components_after_the_results(tmp_path):
     with pytest.raises(
         DataError, match=r"sst2\.json takes no model apart\. Write it again with: neurons compare --abl"
     ):
-        readme_table.section(tmp_path)
+        readme_table.summary(tmp_path)
 
 
 def test_folders_of_rows_have_plain_names(tmp_path):

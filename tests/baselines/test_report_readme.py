@@ -1,4 +1,4 @@
-"""README.md's results are what results/ holds, and --check notices when they are not."""
+"""README.md and docs/results.md hold what results/ holds, and --check notices when they do not."""
 
 from __future__ import annotations
 
@@ -23,15 +23,32 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_writes_every_comparison_sorted_by_name_and_nothing_else(root: Path) -> None:
+def test_the_readme_has_a_line_per_comparison_sorted_by_name_and_nothing_else(root: Path) -> None:
     assert readme_table.main(["--root", str(root)]) == 0
     text = (root / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# neurons\n\nbefore\n\n<!-- results:start -->\n")
     assert text.endswith("\n<!-- results:end -->\n\nafter\n")
     assert "stale" not in text
-    assert text.index("### ant") < text.index(report.markdown_table(documents.full())) < text.index("### zebra")
-    assert text.index("### zebra") < text.index(report.markdown_table(documents.bare()))
-    assert text.count("### ") == 2
+    ant, zebra = (line for line in text.splitlines() if line.startswith("| ["))
+    assert ant.startswith(f"| [ant](docs/results.md#ant) | {documents.full()['verdict']} | ")
+    assert zebra.startswith("| [zebra](docs/results.md#zebra) | ")
+
+
+@pytest.mark.parametrize(("higher", "best"), [(True, "second 20.0 %"), (False, "first 10.0 %")])
+def test_the_best_floor_is_the_one_hardest_to_reach(root: Path, higher: bool, best: str) -> None:
+    document = documents.full() | {"floors": {"first": 0.1, "second": 0.2}}
+    document["primary"] = {"name": "accuracy", "higher_is_better": higher}
+    (root / "results" / "ant" / "compare.json").write_text(json.dumps(document))
+    told = readme_table.summary(root / "results").splitlines()
+    assert next(line for line in told if "[ant]" in line).endswith(f" | {best} |")
+
+
+def test_the_document_has_every_comparison_in_full(root: Path) -> None:
+    assert readme_table.main(["--root", str(root)]) == 0
+    text = (root / "docs" / "results.md").read_text(encoding="utf-8")
+    assert text.index("## ant") < text.index(report.markdown_table(documents.full())) < text.index("## zebra")
+    assert text.index("## zebra") < text.index(report.markdown_table(documents.bare()))
+    assert text.count("## ") == 2
     for part in (
         documents.full()["verdict"],
         documents.full()["command"],
@@ -41,19 +58,46 @@ def test_it_writes_every_comparison_sorted_by_name_and_nothing_else(root: Path) 
         assert part in text
 
 
-def test_check_writes_nothing_and_fails_until_it_is_current(root: Path) -> None:
+def test_an_arena_is_one_table_of_its_tasks(root: Path) -> None:
+    value = {"mean": 0.5, "low": 0.45, "high": 0.55}
+    document = {
+        "kind": "lra",
+        "tasks": {"listops": {"name": "listops-short"}, "text": {"name": "lra-text-short"}},
+        "rows": [
+            {"label": "a / backprop", "values": {"listops": value, "text": None}, "average": None},
+            {"label": "b / backprop", "values": {"listops": value, "text": value}, "average": 0.5},
+        ],
+        "floors": {"listops": {"name": "reader", "value": 0.4}, "text": None},
+        "verdict": "b is ahead",
+        "command": "neurons lra all",
+    }
+    (root / "results" / "lra-short").mkdir()
+    (root / "results" / "lra-short" / "lra.json").write_text(json.dumps(document))
+    told = readme_table.summary(root / "results")
+    assert "### lra-short\n\nb is ahead.\n" in told
+    assert "| model / rule | listops-short | lra-text-short | average |" in told
+    assert "| a / backprop | 50.0 ± 5.0 % | n/a | n/a |" in told
+    assert "| b / backprop | 50.0 ± 5.0 % | 50.0 ± 5.0 % | 50.0 % |" in told
+    assert "| *best trivial reader* | 40.0 % reader | n/a |  |" in told
+
+
+def test_check_writes_nothing_and_fails_until_both_are_current(root: Path) -> None:
     assert readme_table.main(["--check", "--root", str(root)]) == 1
     assert (root / "README.md").read_text(encoding="utf-8") == README
+    assert not (root / "docs").exists()
     assert readme_table.main(["--root", str(root)]) == 0
     assert readme_table.main(["--check", "--root", str(root)]) == 0
+    (root / "docs" / "results.md").write_text("stale")
+    assert readme_table.main(["--check", "--root", str(root)]) == 1
+    assert readme_table.main(["--root", str(root)]) == 0
     document = documents.full()
-    document["rows"][0]["value"]["mean"] += 0.01
+    document["verdict"] = "something else"
     (root / "results" / "ant" / "compare.json").write_text(json.dumps(document))
     assert readme_table.main(["--check", "--root", str(root)]) == 1
 
 
 def test_no_results_is_said(root: Path) -> None:
-    assert readme_table.section(root / "nowhere") == "No results yet: `neurons compare` writes them."
+    assert readme_table.summary(root / "nowhere") == "No results yet: `neurons compare` writes them."
 
 
 @pytest.mark.parametrize(
