@@ -57,6 +57,26 @@ def _components(results: Path) -> list[tuple[str, dict]]:
     return found
 
 
+def _streams(results: Path) -> list[tuple[str, dict]]:
+    """(name, document) of every ``continual/*.json``, in the order of their names."""
+    found = [(path.stem, _read(path)) for path in sorted(results.glob("continual/*.json"))]
+    return [(name, one) for name, one in found if isinstance(one, dict) and one.get("kind") == "continual"]
+
+
+def _forgetting(streams: list[tuple[str, dict]]) -> str:
+    """What every learner of every stream knows at the end and has forgotten, and the bytes it remembers by."""
+    lines = [["stream", "scenario", "learner or strategy", "accuracy", "forgetting", "state and buffer", "n"]]
+    lines += [["---", "---", "---", "---:", "---:", "---:", "---:"]]
+    for _, one in streams:
+        for row in one["rows"]:
+            kept = row["memory"]["state"] + row["memory"]["buffer"]
+            told = " *(told the task)*" if row.get("sees_task_id") else ""
+            values = [fmt.plus_minus(row[key], "accuracy") for key in ("acc", "forgetting")]
+            name = row["label"] + told
+            lines.append([one["stream"], one["scenario"], name, *values, fmt.size(kept), str(len(one["seeds"]))])
+    return markdown(lines)
+
+
 def _arenas(results: Path) -> list[str]:
     """A table per ``*/lra.json``: models down, tasks across."""
     blocks = []
@@ -90,6 +110,9 @@ def summary(results: Path) -> str:
         )
         told = "" if best is None else f"{best} {fmt.metric(floors[best], metric)}"
         lines.append([f"[{name}]({FULL}#{name})", str(compare.get("verdict") or ""), told])
+    lines += [
+        [f"[{name}]({FULL}#streams)", f"On {one['stream']}, {one['verdict']}", ""] for name, one in _streams(results)
+    ]
     apart = [["task", "what each component is worth"], ["---", "---"]]
     apart += [
         [f"[{name}]({FULL}#{name}-taken-apart)", f"{compare['ablations']['verdict']}."]
@@ -126,6 +149,8 @@ def full(results: Path) -> str:
             components_table(compare),
             f"{command}{seeds} seed{'s' if seeds != 1 else ''}",
         ]
+    if streams := _streams(results):
+        blocks += ["## Streams", "Accuracy over all tasks after the last one.", _forgetting(streams)]
     return "\n\n".join([HEAD.strip(), *(block for block in blocks if block)]) + "\n"
 
 

@@ -81,6 +81,21 @@ def test_an_arena_is_one_table_of_its_tasks(root: Path) -> None:
     assert "| *best trivial reader* | 40.0 % reader | n/a |  |" in told
 
 
+def test_streams_have_a_line_each_and_one_table(root: Path) -> None:
+    value = {"mean": 0.9, "low": 0.89, "high": 0.91}
+    row = {"label": "replay", "memory": {"state": 1024, "buffer": 1024}, "acc": value, "forgetting": value}
+    document = {"kind": "continual", "stream": "split-x", "scenario": "class", "seeds": [0, 1], "verdict": "so it is."}
+    (root / "results" / "continual").mkdir()
+    path = root / "results" / "continual" / "split.json"
+    path.write_text(json.dumps(document | {"rows": [row, row | {"label": "xdg", "sees_task_id": True}]}))
+    (root / "results" / "continual" / "other.json").write_text(json.dumps({"kind": "prospective"}))
+    assert "| [split](docs/results.md#streams) | On split-x, so it is. |  |" in readme_table.summary(root / "results")
+    told = readme_table.full(root / "results")
+    assert "## Streams" in told
+    assert "| split-x | class | replay | 90.0 ± 1.0 % | 90.0 ± 1.0 % | 2 KiB | 2 |" in told
+    assert "| split-x | class | xdg *(told the task)* |" in told
+
+
 def test_check_writes_nothing_and_fails_until_both_are_current(root: Path) -> None:
     assert readme_table.main(["--check", "--root", str(root)]) == 1
     assert (root / "README.md").read_text(encoding="utf-8") == README
