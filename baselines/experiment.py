@@ -17,6 +17,7 @@ from baselines.at_chance import early_warning, no_better
 from baselines.match import calibrated
 from baselines.scoring import floors, rows_at_once, score
 from baselines.setup import Setup, load_task, macs_per_step, setup, threads
+from learning import distributed
 from learning.checkpoint import load_weights
 from learning.rule import StepReport
 from learning.rules.probe import gradient_cosine
@@ -144,7 +145,7 @@ def _result(
         "rule": {"name": made.rule.name, "local": made.rule.local, "config": config["rule"]["options"]},
         "strategy": made.strategy.name,
         "seed": config["seed"],
-        "world_size": 1,
+        "world_size": distributed.size(),
         "primary": {
             "name": made.task.primary,
             "value": test["primary"],

@@ -72,8 +72,11 @@ def command(
 
 def _train(config: dict[str, Any], out: Path, resume: bool, minutes: float | None, as_json: bool) -> None:
     from baselines.experiment import run
+    from learning.distributed import rank
 
     result = run(config, out=out, resume=resume, progress=True, minutes=minutes)
+    if rank():  # of several processes, the first tells
+        return None
     if as_json:
         return common.emit("run", {"run": str(out), "result": result})
     click.echo(describe_result(result, out))

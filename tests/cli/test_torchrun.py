@@ -26,10 +26,12 @@ def test_two_processes_leave_one_run_that_is_the_run_of_one(tmp_path: Path) -> N
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, env=env, cwd=here, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("on test") == 1, done.stdout  # the first process alone tells
     assert [path.parent.name for path in here.rglob("config.json")] == ["mlp-backprop-s0"]
     two = json.loads((here / "runs/digits/mlp-backprop-s0/result.json").read_text())
     one = run(resolve(**TRAIN, sets=SETS).config, out=tmp_path / "one")  # type: ignore[arg-type]
     assert two["primary"] == one["primary"]
     losses = [[row["loss"] for row in result["curve"]] for result in (one, two)]
     assert all(abs(a - b) < 1e-5 for a, b in zip(*losses, strict=True))
+    assert (one["world_size"], two["world_size"]) == (1, 2)
     assert two["train"]["steps"] == one["train"]["steps"] == 4
