@@ -216,7 +216,7 @@ def test_an_empty_task_is_refused(split: str) -> None:
 
 def test_tasks_of_one_stream_read_the_same_inputs() -> None:
     other = dataclasses.replace(DIGITS, input=InputSpec("features", length=64, size=1))
-    with pytest.raises(UsageError, match="task 2 of the stream .* reads other inputs than the first"):
+    with pytest.raises(UsageError, match=r"task 2 of the stream .* reads other inputs than the first"):
         assembled([Part("a", DIGITS, (0, 1)), Part("b", other, (2, 3))], scenario="class", protocol="")
 
 
