@@ -35,7 +35,7 @@ def test_attention_holds_no_parameter_and_a_circuit_half_of_a_transformer_block(
 @pytest.mark.parametrize(
     "change",
     [{"kappa": 1.0}, {"content_heads": 0}, {"apical_mode": "add"}, {"apical_mode": "branch"},
-     {"activation": "leaky_relu"}, {"split": False},
+     {"activation": "leaky_relu"}, {"activation": "linear"}, {"split": False},
      {"leak": 0.5}, {"leak": 0.5, "leak_longest": 0.9}, {"dt": 0.01}, {"heads": 4}, {"attention": "softmax"},
      {"attention": None, "heads": 4}, {"branches": 2}, {"somas": 8}],
 )  # fmt: skip
@@ -131,6 +131,12 @@ def test_order_parameters_are_observable_per_circuit_and_head():
     for value in context.observables.values():
         assert value.shape == (4, 2)
         assert bool(((value >= 0) & (value <= 1)).all())
+
+
+@pytest.mark.parametrize(("attention", "dt"), [("gamma_resonator", 0.001), ("resonator", 0.01), ("spectral", 0.001)])
+def test_resonators_remember_as_long_as_the_input_is(attention, dt):
+    mixer = build(attention=attention, dt=dt, heads=4).stages[1].attention
+    assert getattr(mixer, "resonator", mixer).longest == pytest.approx(INPUT.length * dt)
 
 
 def test_an_option_that_the_attention_does_not_take_is_refused():
