@@ -111,7 +111,7 @@ def test_a_question_about_another_task_puts_the_gate_back() -> None:
 
 
 def test_memory_is_told_apart() -> None:
-    stream = tiny_stream()
+    stream = tiny_stream(rows=360)  # more than a buffer holds
     parameters = sum(parameter.numel() for parameter in tiny_model(stream).parameters())
     bytes_of = {}
     for name in ("naive", "ewc", "replay", "der++", "si"):
@@ -123,6 +123,12 @@ def test_memory_is_told_apart() -> None:
     sample = 4 * 6 + 8  # six float32 features and an int64 label
     assert bytes_of["replay"]["buffer"] == 100 * sample + 8
     assert bytes_of["der++"]["buffer"] == 100 * (sample + 4 * 6) + 8
+
+
+def test_a_buffer_takes_the_memory_of_what_it_holds() -> None:
+    stream = tiny_stream()  # 48 samples in all
+    held = run(stream, tiny_learner(stream, STRATEGIES.build("replay"))).memory
+    assert held["buffer"] == 48 * (4 * 6 + 8) + 8
 
 
 def test_what_cannot_learn_a_stream_is_refused() -> None:
