@@ -95,11 +95,10 @@ class NeuronsV2(Model):
     }
     ABLATIONS: ClassVar[dict[str, dict[str, Any]]] = {
         "attention": {
-            "attention": None, "heads": 4, "kappa": 4.0, "content_heads": 2, "split": True, "leak": None,
+            "attention": None, "heads": 4, "kappa": 4.0, "content_heads": 2, "split": False, "leak": None,
             "leak_longest": None, "apical_mode": "gate",
         },
         "rhythm": {"content_heads": "=heads"},
-        "split phases": {"split": False},
         "delay line": {"delay": 0},
         "apical gate": {"apical_mode": "add"},
         "fast weights": {"fast_rule": "off", "tau_fast": 0.1, "fast_lag": 0, "fast_keys": None, "consolidate": False},
@@ -121,7 +120,7 @@ class NeuronsV2(Model):
         heads: int = 4,
         kappa: float = 4.0,
         content_heads: int = 2,
-        split: bool = True,
+        split: bool = False,
         leak: float | None = None,
         leak_longest: float | None = None,
         dt: float = 0.001,

@@ -27,14 +27,14 @@ class GammaAttention(Attention):
 
     The hidden state (B, T, width) is split in ``heads``. In head h the first two channels (a, b) of token i are read as
     a complex number and turned by the head's rhythm, ``z_i = s(a + ib) e^{2 pi i f_h t_i}`` with ``t_i = i dt``: the
-    phase at which the token sends. Channels (2, 3) give ``q_i`` in the same way, the phase at which it receives. The
-    values are the head's channels themselves. A token hears those whose sending meets its window of excitability
-    (communication through coherence), so it can look for others than its like. Only phase differences act, so positions
-    are relative, as in RoPE, and a token's index counts from the first column (padding on either side changes nothing).
-    What comes before this layer learns to write the phases.
+    phase at which the token sends. It receives at the same phase, ``q_i = z_i``, or at one of its own. The values are
+    the head's channels themselves. A token hears those whose sending meets its window of excitability (communication
+    through coherence). Only phase differences act, so positions are relative, as in RoPE, and a token's index counts
+    from the first column (padding on either side changes nothing). What comes before this layer learns to write the
+    phases, so that what should hear each other beats together.
 
-    heads: H; width must be a multiple of it, with at least four channels each (two without ``split``).
-    split: False lets a token receive at the phase at which it sends, ``q_i = z_i``: it finds tokens like itself.
+    heads: H; width must be a multiple of it, with at least two channels each (four with ``split``).
+    split: True reads ``q_i`` from channels (2, 3), so that a token can look for others than its like.
     kernel, kappa: a registered coherence kernel and its concentration.
     form: ``amplitude`` maps smoothly into the unit disc, ``s(w) = gain w / sqrt(1 + gain^2 |w|^2)``, so a small w
     attends uniformly and its gradient is finite; ``phase`` takes ``s(w) = w / |w|`` (phase 0 where |w| < 1e-6).
@@ -61,7 +61,7 @@ class GammaAttention(Attention):
         width: int,
         causal: bool,
         heads: int = 4,
-        split: bool = True,
+        split: bool = False,
         kernel: str = "von_mises",
         kappa: float = 4.0,
         form: Literal["amplitude", "phase"] = "amplitude",
@@ -83,7 +83,7 @@ class GammaAttention(Attention):
         if heads < 1 or width % heads or width < channels * heads:
             raise UsageError(
                 f"width {width} does not split into {heads} heads of {channels} channels or more. "
-                f"Try: heads=1{', split=False' if width < 4 else ''}"
+                f"Try: heads=1{', split=False' if split and width < 4 else ''}"
             )
         if form not in ("amplitude", "phase"):
             raise UsageError(f"unknown form '{form}' of gamma attention. Try: amplitude, phase")

@@ -36,7 +36,7 @@ class GammaResonator(Attention):
         causal: bool,
         heads: int = 4,
         resonating: int | None = None,
-        split: bool = True,
+        split: bool = False,
         kappa: float = 4.0,
         content_heads: int = 0,
         leak: float | None = None,

@@ -203,7 +203,7 @@ def test_folders_of_rows_have_plain_names(tmp_path):
 
 
 def test_a_model_is_taken_apart_from_recipe_to_document(tmp_path):
-    """The attention is off in this recipe, so the model refuses to be without its rhythm or its phases."""
+    """The attention is off in this recipe, so the model refuses to be without its rhythm."""
     recipe = tmp_path / "mine.toml"
     recipe.write_text(
         '[task]\nname = "digits"\n[trainer]\nsteps = 2\nbatch_size = 8\n'
@@ -216,10 +216,10 @@ def test_a_model_is_taken_apart_from_recipe_to_document(tmp_path):
     assert load_compare(tmp_path / "c")["ablations"] == told["ablations"]
     found = {one["component"]: one for one in told["ablations"]["components"]}
     assert {name: one["n"] for name, one in found.items()} == {
-        "rhythm": None, "split phases": None, "delay line": 2, "apical gate": None,
+        "rhythm": None, "delay line": 2, "apical gate": None,
     }  # fmt: skip
-    assert "split is about the attention" in next(
-        r["unsupported"] for r in told["rows"] if r["label"] == "neuronsv2 - split phases / backprop"
+    assert "content_heads is about the attention" in next(
+        r["unsupported"] for r in told["rows"] if r["label"] == "neuronsv2 - rhythm / backprop"
     )
     assert found["delay line"]["parameters"]["full"] > found["delay line"]["parameters"]["without"]
     assert {r["label"] for r in told["results"]} == {

@@ -35,7 +35,7 @@ def test_attention_holds_no_parameter_and_a_circuit_half_of_a_transformer_block(
 @pytest.mark.parametrize(
     "change",
     [{"kappa": 1.0}, {"content_heads": 0}, {"apical_mode": "add"}, {"apical_mode": "branch"},
-     {"activation": "leaky_relu"}, {"activation": "linear"}, {"split": False},
+     {"activation": "leaky_relu"}, {"activation": "linear"}, {"split": True},
      {"leak": 0.5}, {"leak": 0.5, "leak_longest": 0.9}, {"dt": 0.01}, {"heads": 4}, {"attention": "softmax"},
      {"attention": None, "heads": 4}, {"branches": 2}, {"somas": 8}],
 )  # fmt: skip

@@ -33,7 +33,8 @@ def _seed() -> None:
 
 
 def gamma(width: int = 8, causal: bool = False, **options: object) -> GammaAttention:
-    return ATTENTIONS.build("gamma", width=width, causal=causal, **{"heads": 2, **options})
+    """With phases of their own for queries, the general form; those without are named where they are tested."""
+    return ATTENTIONS.build("gamma", width=width, causal=causal, **{"heads": 2, "split": True, **options})
 
 
 def by_hand(attention: GammaAttention, x: Tensor) -> Tensor:
