@@ -13,19 +13,21 @@ CHANGE = 0.002  # a relative change below this ends the iteration
 
 
 @torch.no_grad()
-def largest_curvature(direction: Callable[[], list[Tensor]], point: list[Tensor], weights: list[float]) -> float:
+def largest_curvature(
+    direction: Callable[[], list[Tensor]], point: list[Tensor], weights: list[float], about: list[Tensor]
+) -> float:
     """Largest eigenvalue of ``P^-1 H`` at ``point``, with H the Hessian of E, P = diag(weights) and
     ``direction() = -P^-1 dE/d point`` at the current values of the tensors in ``point``.
 
     ``H v ~ P (direction(point) - direction(point + h v)) / h``: it needs first derivatives only, so any stage will do,
     and its vector-Jacobian products are the local ones. The estimate approaches the eigenvalue from below. The tensors
-    of ``point`` are moved in place and put back.
+    of ``point`` are moved in place and put back; h is a small share of the size of the states ``about`` it.
     """
     kept = [x.detach().clone() for x in point]
     generator = torch.Generator().manual_seed(0)
     v = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype).to(x.device) for x in kept]
     entries = sum(x.numel() for x in kept)
-    scale = math.sqrt(sum(float(x.square().sum()) for x in kept) / entries)
+    scale = math.sqrt(sum(float(x.square().sum()) for x in about) / entries)
     h = math.sqrt(torch.finfo(kept[0].dtype).eps) * max(scale, 1e-3)
     size = 1.0 / math.sqrt(entries)
 

@@ -83,7 +83,7 @@ class Descent:
             if not self.free:
                 return 0.0
             with frozen(self.chain.parameters):
-                return largest_curvature(self._direction_anew, self.free, self.precisions)
+                return largest_curvature(self._direction_anew, self.free, self.precisions, self.predictions)
 
     def residual(self) -> Tensor:
         """Norm of the last direction in the metric of the precisions, ``sqrt(sum_l pi_l |direction_l|^2)``."""

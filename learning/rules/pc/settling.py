@@ -42,6 +42,11 @@ class Settling(Descent):
     def states(self) -> list[Tensor]:
         return self.free
 
+    @property
+    def _leaves(self) -> list[Tensor]:
+        """What the stages above were last evaluated on."""
+        return self.free
+
     def _forward(self) -> None:
         chain, x = self.chain, self.chain.input
         with ExitStack() as settling:
@@ -77,7 +82,7 @@ class Settling(Descent):
 
     def _directions(self, first: int) -> list[Tensor]:
         """-dE/ds / pi of ``free[first - 1:]``; the states before them have no error on either side."""
-        states, predictions = self.free[first - 1 :], self.predictions[first - 1 :]
+        states, predictions = self._leaves[first - 1 :], self.predictions[first - 1 :]
         with torch.no_grad():
             errors = self._pulling_errors(first - 1)
             above = errors[1:] if self.precision == 1 else [error / self.precision for error in errors[1:]]
@@ -97,21 +102,29 @@ class Settling(Descent):
 
     def _pulling_errors(self, first: int) -> list[Tensor]:
         """``mu - s`` of ``free[first:]``, weighted as they pull at this step."""
-        errors = list(torch._foreach_sub(self.predictions[first:], self.free[first:]))
+        errors = self._errors_from(first)
         spike = self._last - self.steps - first  # the state that the last step was the first to move
         if self.spiking and 0 <= spike < len(errors):
             errors[spike] /= self.rate
         return errors
 
     def _prediction_errors(self) -> list[Tensor]:
-        return list(torch._foreach_sub(self.predictions, self.free)) if self.free else []
+        return self._errors_from(0) if self.free else []
+
+    def _errors_from(self, first: int) -> list[Tensor]:
+        """``mu - s`` of ``free[first:]``."""
+        return list(torch._foreach_sub(self.predictions[first:], self.free[first:]))
 
     def _learning_errors(self) -> list[Tensor]:
         """What the weights of the hidden stages learn from."""
         return self._prediction_errors()
 
+    def _hold(self) -> None:
+        """The weight step needs no gradients of states."""
+        self.free = [state.detach() for state in self.free]
+
     def _weight_gradients(self) -> list[Tensor | None]:
-        self.free = [state.detach() for state in self.free]  # the weight step needs no input gradients
+        self._hold()
         self._predict(min(max(self._moved, 1), self._last))
         self._note_energies()
         with torch.no_grad():
