@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 ITERATIONS = 40
+SMALL = 1e-36  # of float32's numbers
 CHANGE = 0.002  # a relative change below this ends the iteration
 
 
@@ -26,6 +27,7 @@ def largest_curvature(
     kept = [x.detach().clone() for x in point]
     generator = torch.Generator().manual_seed(0)
     v = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype).to(x.device) for x in kept]
+    v = [x / math.sqrt(max(weight, SMALL)) for x, weight in zip(v, weights, strict=True)]  # no stage outweighs others
     entries = sum(x.numel() for x in kept)
     scale = math.sqrt(sum(float(x.square().sum()) for x in about) / entries)
     h = math.sqrt(torch.finfo(kept[0].dtype).eps) * max(scale, 1e-3)

@@ -57,8 +57,14 @@ class Descent:
         self.passes = 0
         self.steps = 0  # settling steps made
         self._last = len(chain) - 1
-        self.precisions = [precision ** (self._last - 1 - index) for index in range(self._last)]
+        self.precisions, self.metric = self._units([self._last - 1 - index for index in range(self._last)])
         self._replay = Replay(chain.input.device)
+
+    def _units(self, heights: list[int]) -> tuple[list[float], list[float]]:
+        """For hidden stages so far below the top: what an error of one pulls at its own prediction, and twice its
+        energy. In the units of the states both are pi."""
+        pi = [self.precision**height for height in heights]
+        return pi, pi
 
     def run(self, steps: int) -> list[Tensor | None]:
         """Settle for ``steps``; the gradient for each of ``chain.parameters``, None for zero."""
@@ -83,11 +89,11 @@ class Descent:
             if not self.free:
                 return 0.0
             with frozen(self.chain.parameters):
-                return largest_curvature(self._direction_anew, self.free, self.precisions, self.predictions)
+                return largest_curvature(self._direction_anew, self.free, self.metric, self.predictions)
 
     def residual(self) -> Tensor:
         """Norm of the last direction in the metric of the precisions, ``sqrt(sum_l pi_l |direction_l|^2)``."""
-        roots = [math.sqrt(pi) for pi in self.precisions[-len(self.direction) :]]
+        roots = [math.sqrt(weight) for weight in self.metric[-len(self.direction) :]]
         return torch.stack(
             [norm * root for norm, root in zip(torch._foreach_norm(self.direction), roots, strict=True)]
         ).norm()
@@ -126,9 +132,9 @@ class Descent:
 
     def _parts(self, norms: list[float]) -> list[float]:
         """Energies of the hidden stages in units of the loss: pi / (2 nudge) (|e|^2 - |offset|^2)."""
-        hidden = len(self.precisions)
+        hidden = len(self.metric)
         taken = norms[hidden:] or [0.0] * hidden
-        weights = [0.5 * pi / self.nudge for pi in self.precisions]
+        weights = [0.5 * weight / self.nudge for weight in self.metric]
         return [w * e * e - w * u * u for w, e, u in zip(weights, norms[:hidden], taken, strict=True)]
 
     def _step(self, direction: list[Tensor]) -> None:

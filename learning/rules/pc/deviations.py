@@ -10,34 +10,42 @@ from torch import Tensor
 from learning.chain import Chain
 from learning.rules.pc.settling import Settling
 
+TINY = 1e-30  # a deviation below it is none
+
 
 class Deviations(Settling):
-    """:class:`Settling` with free variables ``d_l = s_l - x_l``, x_l being the states of the forward pass:
+    """:class:`Settling` with free variables ``d_l = pi_l (s_l - x_l)``, x_l being the states of the forward pass, and
+    errors ``e_l = pi_l eps_l``, both in units of the loss's gradient:
 
-        eps_l = d_l - (f_l(x_{l-1} + d_{l-1}) - x_l)
+        d_l <- d_l - rate (e_l - J_{l+1}^T e_{l+1}),      e_l = d_l - pi_l (f_l(x_{l-1} + d_{l-1} / pi_{l-1}) - x_l)
 
-    A precision of p makes the errors of the stage k below the top p^k times smaller than those at the top, and float32
-    keeps seven digits: where a state and its prediction agree in six, their difference is noise. Deviations are numbers
-    of their own, and one that is small beside its state goes through the stage above magnified,
+    In the units of the states the errors of the stage k below the top are precision^k times smaller than those at the
+    top, and float32 keeps seven digits: where a state and its prediction agree in six, their difference is noise. Here
+    every error is as large as the gradient it stands for, and a deviation that is small beside its state goes through
+    the stage above magnified,
 
-        eps_l = d_l - (f_l(x_{l-1} + c d_{l-1}) - x_l) / c,      c = max(1, sqrt(u) |x_{l-1}| / |d_{l-1}|)
+        e_l = d_l - (f_l(x_{l-1} + c d_{l-1}) - x_l) / (c precision)
+        c = max(1 / pi_{l-1}, sqrt(u) |x_{l-1}| / |d_{l-1}|)
 
-    with u the machine epsilon: rounding and the curvature of f_l then cost a share of about sqrt(u) each, 3e-4 in
-    float32, 1e-8 in float64. Deviations above that share of their state settle by the plain equations (c = 1). The loss
-    is read at the true state.
+    with u the machine epsilon and |.| the largest entry: rounding and the curvature of f_l then cost a share of about
+    sqrt(u) each, 3e-4 in float32, 1e-8 in float64. Deviations above that share of their state settle by the plain
+    equations. The loss is read at the true state.
     """
 
     def __init__(self, chain: Chain, **options: Any) -> None:
         super().__init__(chain, **options)
         self.start: list[Tensor] = []  # x_l
         self._points: list[Tensor] = []  # x_l + c_l d_l
-        self._magnified: list[Tensor] = []  # c_l, a number for each state
+        self._scales: list[Tensor] = []  # c_l, a number for each state
         self._small: list[Tensor] = []  # sqrt(u) |x_l|
         self._holding = False
 
+    def _units(self, heights: list[int]) -> tuple[list[float], list[float]]:
+        return [1.0] * len(heights), [self.precision**-height for height in heights]
+
     @property
     def states(self) -> list[Tensor]:
-        return list(torch._foreach_add(self.start, self.free)) if self.free else []
+        return [torch.add(x, d, alpha=unit) for x, d, unit in zip(self.start, self.free, self.metric, strict=True)]
 
     @property
     def _leaves(self) -> list[Tensor]:
@@ -46,11 +54,12 @@ class Deviations(Settling):
     def _forward(self) -> None:
         super()._forward()
         self._points, self.free = self.free, []
-        if self._points:
-            self.start = [prediction.detach() for prediction in self.predictions]
-            self.free = [torch.zeros_like(x) for x in self.start]
-            self._magnified = [x.new_ones(()) for x in self.start]
-            self._small = [norm * torch.finfo(norm.dtype).eps ** 0.5 for norm in torch._foreach_norm(self.start)]
+        for x in self.predictions:
+            x = x.detach()
+            self.start.append(x)
+            self.free.append(torch.zeros_like(x))
+            self._scales.append(x.new_ones(()))
+            self._small.append(x.abs().max() * torch.finfo(x.dtype).eps ** 0.5)
 
     def _predict(self, first: int) -> None:
         for index in range(max(first - 1, 0), self._last):
@@ -63,21 +72,24 @@ class Deviations(Settling):
 
     @torch.no_grad()
     def _point(self, index: int) -> Tensor:
-        start, d = self.start[index], self.free[index]
+        start, d, unit = self.start[index], self.free[index], self.metric[index]
         if index + 1 == self._last:
             return start + d
-        size = d.norm()
-        self._magnified[index] = torch.where(size > 0, self._small[index] / size, 1.0).clamp_min(1.0)
-        return torch.addcmul(start, d, self._magnified[index])
+        size = d.abs().max()
+        self._scales[index] = torch.where(size > TINY, self._small[index] / size, unit).clamp_min(unit)
+        return torch.addcmul(start, d, self._scales[index])
 
     def _hold(self) -> None:
         self._holding = True
 
+    def _pulls(self, errors: list[Tensor]) -> list[Tensor]:
+        return errors
+
     def _errors_from(self, first: int) -> list[Tensor]:
-        """``-eps`` of ``free[first:]``; a stage not evaluated anew has its prediction of the forward pass."""
+        """``-e`` of ``free[first:]``; a stage not evaluated anew has its prediction of the forward pass."""
         errors = list(torch._foreach_sub(self.predictions[first:], self.start[first:]))
         for index, error in enumerate(errors, first):
             if index:
-                error.div_(self._magnified[index - 1])
+                error.div_(self._scales[index - 1] * self.precision)
         torch._foreach_sub_(errors, self.free[first:])
         return errors

@@ -85,7 +85,7 @@ class Settling(Descent):
         states, predictions = self._leaves[first - 1 :], self.predictions[first - 1 :]
         with torch.no_grad():
             errors = self._pulling_errors(first - 1)
-            above = errors[1:] if self.precision == 1 else [error / self.precision for error in errors[1:]]
+            above = self._pulls(errors[1:])
         objective = self.loss.objective
         top = None if self.nudge == 1 else torch.full_like(objective, self.nudge)
         outputs: list[Tensor] = []
@@ -99,6 +99,10 @@ class Settling(Descent):
         with torch.no_grad():
             torch._foreach_sub_(errors, gradients)
         return errors
+
+    def _pulls(self, errors: list[Tensor]) -> list[Tensor]:
+        """What errors send down to the states below them, in the units of those."""
+        return errors if self.precision == 1 else [error / self.precision for error in errors]
 
     def _pulling_errors(self, first: int) -> list[Tensor]:
         """``mu - s`` of ``free[first:]``, weighted as they pull at this step."""
