@@ -63,10 +63,13 @@ class PredictiveCoding(Rule):
 
     ``precision``: how much more a stage trusts its prediction than the stage above it does. 1 is the usual energy.
     Where stages amplify (|J| = 7 after a few epochs on SST-2) it is ill-conditioned: 400 steps leave 40 % of the
-    residual. A ratio near |J|^2 lets all states settle in about 8 steps at rate .5; the equilibrium then lies closer to
-    backprop's gradient, so quote the cosine beside the result. Precision-weighted errors: Rao & Ballard 1999;
-    Friston 2005. ``precision_schedule`` ``spiking``: each error counts 1 / inference_rate times at the one step after
-    it arose, so the first wave reaches every stage at one strength. Qi et al. 2025.
+    residual. A ratio far above |J|^2 lets every state settle one step after the state above it, so that L + 1 steps at
+    rates near 1 do; the equilibrium is then backprop's gradient but for the loss's curvature along the top state, which
+    a small ``nudge`` takes away too. Quote the cosine beside the result. spc, pn, nn and cn settle deviations from the
+    forward pass in units of the loss's gradient, so that float32 loses no error at any ratio
+    (``learning.rules.pc.deviations``). Precision-weighted errors: Rao & Ballard 1999; Friston 2005.
+    ``precision_schedule`` ``spiking``: each error counts 1 / inference_rate times at the one step after it arose, so
+    the first wave reaches every stage at one strength. Qi et al. 2025.
 
     ``state_optimizer``: ``sgd``, ``momentum`` (with ``momentum``, .9 unless given) or ``adam`` on the states.
     ``clamp``: keeps the rate at or below ``clamp / lambda_max``, lambda_max being the largest curvature of E, estimated

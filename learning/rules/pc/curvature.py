@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 ITERATIONS = 40
-SMALL = 1e-36  # of float32's numbers
+SMALL = 1e-24  # its root is far from the ends of float32
 CHANGE = 0.002  # a relative change below this ends the iteration
 
 
