@@ -218,7 +218,7 @@ class NeuronsV2(Model):
             if key not in known and value != defaults[key] and key != "dt":
                 raise UsageError(f"attention '{self.attention}' has no option '{key}': leave it at {defaults[key]}")
         options: dict[str, object] = {key: value for key, value in asked.items() if key in known}
-        if "longest" in known:  # resonators whose memory outlasts the input learn late: they all start alike
+        if "longest" in known:  # with memories that outlast the input, resonators all start alike
             options["longest"] = self.input.length * self.dt
         if "label" in known:
             options["label"] = f"circuit{index}.{self.attention}"
