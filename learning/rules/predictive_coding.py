@@ -65,9 +65,10 @@ class PredictiveCoding(Rule):
     Where stages amplify (|J| = 7 after a few epochs on SST-2) it is ill-conditioned: 400 steps leave 40 % of the
     residual. A ratio far above |J|^2 lets every state settle one step after the state above it, so that L + 1 steps at
     rates near 1 do; the equilibrium is then backprop's gradient but for the loss's curvature along the top state, which
-    a small ``nudge`` takes away too. Quote the cosine beside the result. spc, pn, nn and cn settle deviations from the
-    forward pass in units of the loss's gradient, so that float32 loses no error at any ratio
-    (``learning.rules.pc.deviations``). Precision-weighted errors: Rao & Ballard 1999; Friston 2005.
+    a small ``nudge`` takes away too. Quote the cosine beside the result. Where a ratio would cost the lowest error its
+    digits, spc, pn, nn and cn settle deviations from the forward pass, in units of the loss's gradient
+    (``learning.rules.pc.deviations``): float32 then loses no error at any ratio. Precision-weighted errors: Rao &
+    Ballard 1999; Friston 2005.
     ``precision_schedule`` ``spiking``: each error counts 1 / inference_rate times at the one step after it arose, so
     the first wave reaches every stage at one strength. Qi et al. 2025.
 

@@ -109,7 +109,14 @@ def test_the_curvature_at_high_precision_is_that_of_float64():
     assert curvature(torch.float32) == pytest.approx(curvature(torch.float64), rel=0.02)
 
 
-def test_linear_chains_leave_the_products_by_hand_where_these_lose_the_lowest_error():
+def test_states_are_kept_as_deviations_where_they_would_lose_the_lowest_error():
+    one = Chain(chain("norm"), given(torch.float32), F.cross_entropy)
+    assert type(settling_of(PredictiveCoding(precision=10.0), one, 0.5)) is Settling
+    assert type(settling_of(PredictiveCoding(precision=20.0), one, 0.5)) is Deviations
+    with torch.autocast("cpu", torch.bfloat16):
+        assert type(settling_of(PredictiveCoding(precision=3.0), one, 0.5)) is Deviations
+    single = Chain([nn.Sequential(nn.Linear(20, 5), nn.Dropout())], given(torch.float32), F.cross_entropy)
+    assert type(settling_of(PredictiveCoding(precision=1e9), single, 0.5)) is not Deviations
     one = Chain(chain("tanh"), given(torch.float32), F.cross_entropy)
     assert type(settling_of(PredictiveCoding(precision=10.0), one, 0.5)) is LinearSettling
     assert type(settling_of(PredictiveCoding(precision=20.0), one, 0.5)) is Deviations

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from baselines.models.mlp import MLP
 from learning.chain import Chain
 from learning.rule import StepReport
-from learning.rules.pc.deviations import Deviations
 from learning.rules.pc.layers import SLOPES, layers_of
 from learning.rules.pc.linear_settling import LinearSettling
+from learning.rules.pc.settling import Settling
 from learning.rules.pc.spc import settling
 from learning.rules.predictive_coding import PredictiveCoding
 from neurons.specs import Batch, InputSpec, OutputSpec
@@ -205,7 +205,7 @@ def test_any_other_stage_goes_the_generic_way(name):
     model = nn.Sequential(nn.Linear(30, 24), REFUSED[name](), nn.Linear(24, 10)).double()
     chain = Chain(model, batch(F.cross_entropy), F.cross_entropy)
     assert layers_of(chain) is None
-    assert type(settling(PredictiveCoding(), chain, 0.1)) is Deviations
+    assert type(settling(PredictiveCoding(), chain, 0.1)) is Settling
 
 
 def test_autocast_and_chains_of_one_hidden_stage_go_the_generic_way():

@@ -59,7 +59,7 @@ class Deviations(Settling):
             self.start.append(x)
             self.free.append(torch.zeros_like(x))
             self._scales.append(x.new_ones(()))
-            self._small.append(x.abs().max() * _share(x))
+            self._small.append(x.abs().max() * rounding(x.dtype, x.device.type) ** 0.5 / 3)
 
     def _predict(self, first: int) -> None:
         for index in range(max(first - 1, 0), self._last):
@@ -95,8 +95,6 @@ class Deviations(Settling):
         return errors
 
 
-def _share(x: Tensor) -> float:
-    """A third of the root of the machine epsilon that a stage computes with."""
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    return torch.finfo(dtype).eps ** 0.5 / 3
+def rounding(dtype: torch.dtype, device: str) -> float:
+    """The machine epsilon of what stages of ``dtype`` compute in."""
+    return torch.finfo(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype).eps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,8 +10,8 @@ import torch
 from learning.chain import Chain
 from learning.rule import Update
 from learning.rules.pc.descend import descend, shared
-from learning.rules.pc.deviations import Deviations
-from learning.rules.pc.layers import Layer, layers_of
+from learning.rules.pc.deviations import Deviations, rounding
+from learning.rules.pc.layers import layers_of
 from learning.rules.pc.linear_settling import LinearSettling
 from learning.rules.pc.settling import Settling
 from learning.rules.pc.variant import Outcome, Variant
@@ -20,22 +21,25 @@ if TYPE_CHECKING:
 
 
 def settling(rule: PredictiveCoding, chain: Chain, rate: float, nudge: float = 1.0) -> Settling:
-    """The states of ``chain`` under the options of ``rule``; by hand-written products where all stages allow it and
-    the precisions leave the lowest error half of its digits."""
+    """The states of ``chain`` under the options of ``rule``: as deviations where the precisions would cost the lowest
+    error half of its digits, by hand-written products where all stages allow it, and else as they are."""
     options: dict[str, Any] = {
         "wavefront": rule.wavefront,
         "spiking": rule.precision_schedule == "spiking",
         "nudge": nudge,
     }
+    options |= shared(rule, rate)
+    if _drowns(chain, rule.precision):
+        return Deviations(chain, **options)
     layers = layers_of(chain) if rule.specialised else None
-    if layers is None or _drowned(layers, rule.precision):
-        return Deviations(chain, **options, **shared(rule, rate))
-    return LinearSettling(chain, layers=layers, **options, **shared(rule, rate))
+    return Settling(chain, **options) if layers is None else LinearSettling(chain, layers=layers, **options)
 
 
-def _drowned(layers: list[Layer], precision: float) -> bool:
-    """Whether the lowest error is so small beside its state that the difference of two states would lose it."""
-    return bool(layers) and precision ** len(layers) > torch.finfo(layers[0].weight.dtype).eps ** -0.5
+def _drowns(chain: Chain, precision: float) -> bool:
+    """Whether the lowest error is so small beside its state that the difference of two states would lose it:
+    ``precision^(hidden stages - 1) > 1 / sqrt(u)``."""
+    dtype = next((p.dtype for p in chain.parameters), torch.float32)
+    return (len(chain) - 2) * math.log(precision) > -0.5 * math.log(rounding(dtype, chain.input.device.type))
 
 
 def run(rule: PredictiveCoding, chain: Chain, update: Update | None) -> Outcome:
