@@ -168,7 +168,8 @@ class PredictiveCoding(Rule):
         about = {"nudge": ("pn", "nn", "cn", "epc"), "penalty": ("pcalm",), "multiplier_rate": ("pcalm",)}
         for option, variants in about.items():
             if getattr(self, option) is not None and self.variant not in variants:
-                raise UsageError(f"{option} is about {', '.join(variants)}, and variant is '{self.variant}'")
+                told = f"{option} is about {', '.join(variants)}, and variant is '{self.variant}'"
+                raise UsageError(f"{told}. Try: {option}=none")
         if self.momentum is not None and self.state_optimizer != "momentum":
             raise UsageError(f"momentum is about state_optimizer='momentum', and it is '{self.state_optimizer}'")
         if self.clamp is not None and self.state_optimizer == "adam":

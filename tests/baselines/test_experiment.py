@@ -51,7 +51,7 @@ def test_the_primary_value_is_the_accuracy_of_the_predictions(tmp_path):
     assert found["metrics"]["rule_stationarity"] >= 0
 
 
-@pytest.mark.parametrize("options", ["variant=ipc", "parametrisation=mupc"])
+@pytest.mark.parametrize("options", ["variant=ipc:nudge=none", "parametrisation=mupc"])
 def test_rules_that_move_or_mark_the_model_run_to_their_result_and_are_evaluated_again(tmp_path, options):
     rule = f"predictive-coding:{options}:steps=3:precision=1.0"
     found = run(tiny(rule=rule).config, out=tmp_path / "a")
@@ -85,7 +85,7 @@ def test_compare_writes_document_and_report_and_resumes(tmp_path):
     assert [row["n"] for row in told["rows"]] == [2, 2, 2]
     assert [row["control"] for row in told["rows"]] == [False, False, True]
     exact = {row["rule"]: row["cosine_to_backprop"]["end"] for row in told["rows"]}
-    assert exact["predictive-coding:variant=zil"] == pytest.approx(1.0, abs=1e-5)
+    assert exact["predictive-coding:variant=zil:nudge=None"] == pytest.approx(1.0, abs=1e-5)
     assert exact["predictive-coding"] < 0.9999
     assert load_compare(out) == json.loads((out / "compare.json").read_text())
     assert told["verdict"] in (out / "report.html").read_text()

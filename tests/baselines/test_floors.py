@@ -135,11 +135,13 @@ def test_nearest_prototype_answers_with_labels_not_positions() -> None:
 
 def test_logistic_regression_selects_its_strength_on_the_held_out_split() -> None:
     floor = FLOORS.build("logistic-regression").fit(DIGITS)
-    scale = DIGITS.train.inputs.reshape(1000, -1).max(axis=0)
-    scale[scale == 0] = 1
+    # in float64: a fit in float32 answers otherwise where two strengths are all but level
     train, held_out, last = (
-        split.inputs.reshape(len(split), -1) / scale for split in (DIGITS.train, DIGITS.held_out, LAST)
+        split.inputs.reshape(len(split), -1).astype(np.float64) for split in (DIGITS.train, DIGITS.held_out, LAST)
     )
+    scale = train.max(axis=0)
+    scale[scale == 0] = 1
+    train, held_out, last = train / scale, held_out / scale, last / scale
     scores, answers = [], []
     for strength in logistic_regression.GRID:
         reference = LogisticRegression(C=strength, max_iter=5000).fit(train, DIGITS.train.labels)
