@@ -44,5 +44,5 @@ def test_compiles_in_one_graph(rule: str, kind: str) -> None:
     torch.testing.assert_close(compiled, exact, rtol=0, atol=1e-6)
     wanted, found = (torch.autograd.grad(y.square().sum(), parameters) for y in (exact, compiled))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-    # what training remembers is written all the same
-    torch.testing.assert_close(list(model.buffers()), episode)
+    # what training remembers is written all the same: from float32 activations, though some of it is kept in float64
+    torch.testing.assert_close(list(model.buffers()), episode, rtol=1e-5, atol=1e-6)
