@@ -67,8 +67,8 @@ class PredictiveCoding(Rule):
     rates near 1 do; the equilibrium is then backprop's gradient but for the loss's curvature along the top state, which
     a small ``nudge`` takes away too. Quote the cosine beside the result. Where a ratio would cost the lowest error its
     digits, spc, pn, nn and cn settle deviations from the forward pass, in units of the loss's gradient
-    (``learning.rules.pc.deviations``): float32 then loses no error at any ratio. Precision-weighted errors: Rao &
-    Ballard 1999; Friston 2005.
+    (``learning.rules.pc.deviations``), which float32 does not lose (tried up to a ratio of 1e6). Precision-weighted
+    errors: Rao & Ballard 1999; Friston 2005.
     ``precision_schedule`` ``spiking``: each error counts 1 / inference_rate times at the one step after it arose, so
     the first wave reaches every stage at one strength. Qi et al. 2025.
 

@@ -26,8 +26,10 @@ def test_compiles_in_one_graph(rule: str, kind: str) -> None:
     model = MODELS.build(
         "neuronsv2", input=InputSpec("tokens", STEPS, SYMBOLS), output=output, width=16, layers=1, **options
     )
-    if rule == "rls":
-        model.double()  # least squares divide by the moments of few tokens: rounding grows a thousandfold in them
+    # least squares divide by the moments of few tokens: rounding grows a thousandfold in them. Hebb's weights are kept
+    # in float64, and float32 activations would write them no closer than 1e-7
+    if rule in ("hebb", "rls"):
+        model.double()
     for name, parameter in model.named_parameters():
         if name.endswith("gate"):
             torch.nn.init.constant_(parameter, 0.1)
@@ -44,5 +46,5 @@ def test_compiles_in_one_graph(rule: str, kind: str) -> None:
     torch.testing.assert_close(compiled, exact, rtol=0, atol=1e-6)
     wanted, found = (torch.autograd.grad(y.square().sum(), parameters) for y in (exact, compiled))
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-    # what training remembers is written all the same: from float32 activations, though some of it is kept in float64
-    torch.testing.assert_close(list(model.buffers()), episode, rtol=1e-5, atol=1e-6)
+    # what training remembers is written all the same
+    torch.testing.assert_close(list(model.buffers()), episode)

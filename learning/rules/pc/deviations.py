@@ -28,8 +28,8 @@ class Deviations(Settling):
         c = max(1 / pi_{l-1}, share |x_{l-1}| / |d_{l-1}|),     share = sqrt(u) / 3
 
     with u the machine epsilon and |.| the largest entry. The curvature of f_l then costs about that share, 1e-4 in
-    float32, 5e-9 in float64, .03 where autocast computes in bfloat16, and rounding nine times as much, which averages
-    out. Deviations above that share of their state settle by the plain equations. The loss is read at the true state.
+    float32, 5e-9 in float64, .03 where autocast computes in bfloat16, and the rounding of an entry nine times as
+    much. Deviations above that share of their state settle by the plain equations. The loss is read at the true state.
     """
 
     def __init__(self, chain: Chain, **options: Any) -> None:
